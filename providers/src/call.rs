@@ -1,0 +1,117 @@
+//! The words of one call as adapters see it: what comes in (`Call`) and what goes out
+//! (`UpstreamRequest`, `Answer`). It must not know any particular wire.
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+
+use crate::event::Event;
+use crate::frames::{Frame, Framing};
+use crate::request::ChatRequest;
+use crate::usage::Usage;
+
+/// What the client asked for, by the path it called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// `/v1/chat/completions`
+    Chat,
+    /// `/v1/embeddings`
+    Embeddings,
+}
+
+/// The configured account a call goes to, as far as adapters need it. No secrets.
+#[derive(Clone, Debug, Default)]
+pub struct Account {
+    /// Cloud region (`us-east-1`, `europe-west4`), where the wire has one.
+    pub region: Option<String>,
+    /// Google Cloud project.
+    pub project: Option<String>,
+    /// Azure's `api-version`, Anthropic's `anthropic-version`.
+    pub api_version: Option<String>,
+    /// What to do with request fields that this wire has no word for.
+    pub unsupported: Unsupported,
+}
+
+/// What becomes of a request field that a wire cannot express.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unsupported {
+    /// Hints are dropped and named in a response header; what changes the answer's meaning is refused.
+    #[default]
+    Auto,
+    /// Every such field is refused with a 400 that names it.
+    Reject,
+    /// Every such field is dropped and named in a response header.
+    Drop,
+}
+
+/// One attempt at a call, as an adapter sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// The client's own request.
+    pub request: &'a ChatRequest,
+    /// The model's name at the provider. Checked by the gateway: safe to put in a URL segment once
+    /// percent-encoded, never empty, no control characters.
+    pub model: &'a str,
+    /// The account's options.
+    pub account: &'a Account,
+    /// An id for answers of wires that have none, e.g. `chatcmpl-…`.
+    pub id: &'a str,
+    /// The time for answers of wires that have none, in Unix seconds.
+    pub created: u64,
+    /// Whether the provider is to be asked for usage on a stream (`false` once it rejected that field).
+    pub ask_usage: bool,
+}
+
+/// How a key travels to the provider.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// No key.
+    None,
+    /// `Authorization: Bearer KEY`
+    Bearer,
+    /// The key alone in this header.
+    Header(&'static str),
+    /// AWS Signature Version 4 for this service name.
+    SigV4(&'static str),
+    /// A Google OAuth 2 access token as bearer.
+    Google,
+}
+
+/// What to send: everything but the address, the credentials and the transport.
+#[derive(Clone, Debug)]
+pub struct UpstreamRequest {
+    /// The HTTP method.
+    pub method: Method,
+    /// Path and query, to be put after the account's base URL; starts with `/`, percent-encoded.
+    pub path: String,
+    /// Headers of this wire beside `content-type: application/json` and the credentials.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// The body.
+    pub body: Bytes,
+    /// How a streamed answer to this request is framed.
+    pub framing: Framing,
+    /// Request fields that were left out because the wire has no word for them.
+    pub dropped: Vec<&'static str>,
+}
+
+/// A whole answer in OpenAI's grammar.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The JSON for the client.
+    pub body: Bytes,
+    /// What the provider says it used, when it says so.
+    pub usage: Option<Usage>,
+    /// Text that was generated, for an estimate where `usage` is missing; empty when `usage` is there.
+    pub text: String,
+}
+
+/// Turns one streamed answer into OpenAI's stream grammar. Stateful, one per attempt.
+pub trait StreamTranslator: Send {
+    /// One frame, in order. What it means is told through `emit`, zero or more times.
+    fn frame(&mut self, frame: &Frame, emit: &mut dyn FnMut(Event<'_>));
+
+    /// The provider ended the stream without a transport error. Emits what was held back, and
+    /// [`Kind::Done`](crate::Kind::Done) if the answer was complete; without it the answer is cut.
+    fn end(&mut self, emit: &mut dyn FnMut(Event<'_>));
+}

@@ -1,0 +1,299 @@
+//! A validating scanner over JSON bytes that builds nothing: it finds where members stand, so that a
+//! body can be looked into, or changed in one place, while the rest stays as it came.
+//! It must not know what the JSON is about.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Deepest nesting that is read; deeper input is a fault, not a stack overflow.
+pub const MAX_DEPTH: u32 = 128;
+
+/// Why some bytes are not acceptable JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not JSON, at this byte.
+    Syntax(usize),
+    /// Nested deeper than [`MAX_DEPTH`], at this byte.
+    TooDeep(usize),
+}
+
+/// What kind of value stands somewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `{…}`
+    Object,
+    /// `[…]`
+    Array,
+    /// `"…"`
+    String,
+    /// A number.
+    Number,
+    /// `true`
+    True,
+    /// `false`
+    False,
+    /// `null`
+    Null,
+}
+
+/// A cursor over JSON text.
+#[derive(Clone, Debug)]
+pub struct Scanner<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    depth: u32,
+    string_bytes: u64,
+}
+
+/// A member of an object: where its key (quotes included) and its value stand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The key with its quotes.
+    pub key: Range<usize>,
+    /// The value.
+    pub value: Range<usize>,
+    /// The value's kind.
+    pub shape: Shape,
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner at the start of `bytes`.
+    #[must_use]
+    pub fn new(bytes: &'a [u8]) -> Self {
+        Self { bytes, at: 0, depth: 0, string_bytes: 0 }
+    }
+
+    /// A scanner at byte `at` of `bytes`, e.g. at a value found before.
+    #[must_use]
+    pub fn at(bytes: &'a [u8], at: usize) -> Self {
+        Self { bytes, at, depth: 0, string_bytes: 0 }
+    }
+
+    /// Bytes of text in all string values passed so far; embedded files (`data:` URLs) do not count.
+    #[must_use]
+    pub fn string_bytes(&self) -> u64 {
+        self.string_bytes
+    }
+
+    /// Reads one object and tells each member to `visit`.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the text stops being JSON, or is not an object.
+    pub fn object(&mut self, mut visit: impl FnMut(Member)) -> Result<(), Fault> {
+        self.space();
+        self.expect(b'{')?;
+        self.enter()?;
+        self.space();
+        if self.take(b'}') {
+            self.depth -= 1;
+            return Ok(());
+        }
+        loop {
+            self.space();
+            let key = self.string()?;
+            self.space();
+            self.expect(b':')?;
+            let (value, shape) = self.value()?;
+            visit(Member { key, value, shape });
+            self.space();
+            if self.take(b',') {
+                continue;
+            }
+            self.expect(b'}')?;
+            self.depth -= 1;
+            return Ok(());
+        }
+    }
+
+    /// Reads one array and tells where each element stands to `visit`.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the text stops being JSON, or is not an array.
+    pub fn array(&mut self, mut visit: impl FnMut(Range<usize>, Shape)) -> Result<(), Fault> {
+        self.space();
+        self.expect(b'[')?;
+        self.enter()?;
+        self.space();
+        if self.take(b']') {
+            self.depth -= 1;
+            return Ok(());
+        }
+        loop {
+            let (value, shape) = self.value()?;
+            visit(value, shape);
+            self.space();
+            if self.take(b',') {
+                continue;
+            }
+            self.expect(b']')?;
+            self.depth -= 1;
+            return Ok(());
+        }
+    }
+
+    /// Passes one value of any kind.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the text stops being JSON.
+    pub fn value(&mut self) -> Result<(Range<usize>, Shape), Fault> {
+        self.space();
+        let start = self.at;
+        let shape = match self.peek() {
+            Some(b'{') => {
+                self.object(|_| {})?;
+                Shape::Object
+            }
+            Some(b'[') => {
+                self.array(|_, _| {})?;
+                Shape::Array
+            }
+            Some(b'"') => {
+                let span = self.string()?;
+                if !is_embedded_file(&self.bytes[span.start + 1..span.end - 1]) {
+                    self.string_bytes += (span.len() - 2) as u64;
+                }
+                Shape::String
+            }
+            Some(b't') => self.literal(b"true", Shape::True)?,
+            Some(b'f') => self.literal(b"false", Shape::False)?,
+            Some(b'n') => self.literal(b"null", Shape::Null)?,
+            _ => self.number()?,
+        };
+        Ok((start..self.at, shape))
+    }
+
+    /// Checks that nothing but white space follows.
+    ///
+    /// # Errors
+    /// A [`Fault`] at the first other byte.
+    pub fn end(&mut self) -> Result<(), Fault> {
+        self.space();
+        if self.at == self.bytes.len() { Ok(()) } else { Err(self.fault()) }
+    }
+
+    fn peek(&self) -> Option<u8> {
+        self.bytes.get(self.at).copied()
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::Syntax(self.at)
+    }
+
+    fn space(&mut self) {
+        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
+            self.at += 1;
+        }
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn expect(&mut self, byte: u8) -> Result<(), Fault> {
+        if self.take(byte) { Ok(()) } else { Err(self.fault()) }
+    }
+
+    fn enter(&mut self) -> Result<(), Fault> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err(Fault::TooDeep(self.at)) } else { Ok(()) }
+    }
+
+    fn literal(&mut self, word: &[u8], shape: Shape) -> Result<Shape, Fault> {
+        if !self.bytes[self.at..].starts_with(word) {
+            return Err(self.fault());
+        }
+        self.at += word.len();
+        Ok(shape)
+    }
+
+    fn string(&mut self) -> Result<Range<usize>, Fault> {
+        let start = self.at;
+        self.expect(b'"')?;
+        loop {
+            let rest = &self.bytes[self.at..];
+            let Some(stop) = memchr::memchr2(b'"', b'\\', rest) else {
+                self.at = self.bytes.len();
+                return Err(self.fault());
+            };
+            if let Some(control) = control_byte(&rest[..stop]) {
+                self.at += control;
+                return Err(self.fault());
+            }
+            self.at += stop + 1;
+            if rest[stop] == b'"' {
+                return Ok(start..self.at);
+            }
+            self.escape()?;
+        }
+    }
+
+    fn escape(&mut self) -> Result<(), Fault> {
+        let escaped = self.peek();
+        self.at += 1;
+        match escaped {
+            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
+            Some(b'u') => {
+                let digits = self.bytes.get(self.at..self.at + 4).ok_or(Fault::Syntax(self.bytes.len()))?;
+                if !digits.iter().all(u8::is_ascii_hexdigit) {
+                    return Err(self.fault());
+                }
+                self.at += 4;
+                Ok(())
+            }
+            _ => Err(Fault::Syntax(self.at - 1)),
+        }
+    }
+
+    fn number(&mut self) -> Result<Shape, Fault> {
+        self.take(b'-');
+        match self.peek() {
+            Some(b'0') => self.at += 1,
+            _ => self.digits()?,
+        }
+        if self.take(b'.') {
+            self.digits()?;
+        }
+        if matches!(self.peek(), Some(b'e' | b'E')) {
+            self.at += 1;
+            if matches!(self.peek(), Some(b'+' | b'-')) {
+                self.at += 1;
+            }
+            self.digits()?;
+        }
+        Ok(Shape::Number)
+    }
+
+    fn digits(&mut self) -> Result<(), Fault> {
+        let start = self.at;
+        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
+            self.at += 1;
+        }
+        if self.at > start { Ok(()) } else { Err(self.fault()) }
+    }
+}
+
+/// Whether a string is a file rather than text: a `data:` URL, or long base64 without a space.
+fn is_embedded_file(text: &[u8]) -> bool {
+    text.starts_with(b"data:") || (text.len() > 1024 && memchr::memchr(b' ', &text[..1024]).is_none())
+}
+
+/// The first control character, which JSON forbids in strings. The common case, none, is found in
+/// wide steps that the compiler turns into vector instructions.
+fn control_byte(bytes: &[u8]) -> Option<usize> {
+    if bytes.iter().fold(false, |found, &byte| found | (byte < 0x20)) {
+        return bytes.iter().position(|&byte| byte < 0x20);
+    }
+    None
+}
+
+/// The text of a JSON string that stands, with its quotes, in `quoted`; `None` if it is not one.
+#[must_use]
+pub fn text(quoted: &[u8]) -> Option<Cow<'_, str>> {
+    let inner = quoted.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if memchr::memchr(b'\\', inner).is_none() {
+        return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
+    }
+    serde_json::from_slice::<String>(quoted).ok().map(Cow::Owned)
+}

@@ -1,0 +1,73 @@
+//! Pure translation between OpenAI's wire, which clients speak, and the wire of every provider.
+//! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
+//! ids, times and names come in from outside, bytes and [`Event`]s go out.
+
+mod call;
+pub mod chat;
+mod error;
+mod event;
+pub mod frames;
+pub mod json;
+pub mod reply;
+mod request;
+mod usage;
+
+pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
+pub use error::{Class, Refusal, UpstreamError};
+pub use event::{Event, Kind};
+pub use request::{ChatRequest, Edit};
+pub use usage::{Tier, Usage};
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+/// One wire: how to say a call in it and how to read what comes back. Every method is pure.
+pub trait Provider: Send + Sync + 'static {
+    /// The name users write as `kind`, e.g. `anthropic`.
+    fn kind(&self) -> &'static str;
+
+    /// Where this wire is spoken unless the configuration says otherwise; `None` when an account
+    /// must name its own address. Without a trailing slash.
+    fn base_url(&self, account: &Account) -> Option<String>;
+
+    /// How the provider's key travels. The gateway attaches it; adapters never see a secret.
+    fn auth(&self) -> Auth;
+
+    /// The environment variable that conventionally holds the key; its presence turns the provider on.
+    fn key_variable(&self) -> Option<&'static str>;
+
+    /// Whether calls to this endpoint can be translated.
+    fn serves(&self, endpoint: Endpoint) -> bool;
+
+    /// The client's call in this wire.
+    ///
+    /// # Errors
+    /// A [`Refusal`] (the client's answer, nothing is sent) when the wire cannot say what was asked.
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal>;
+
+    /// A whole successful answer, in OpenAI's grammar.
+    ///
+    /// # Errors
+    /// An [`UpstreamError`] when a body with a 2xx status is an error or cannot be read.
+    fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError>;
+
+    /// A failed answer (status 400 or above) in OpenAI's terms.
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError;
+
+    /// A translator for one streamed answer, to be fed its frames in order.
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator>;
+}
+
+/// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
+static FOREIGN: [&dyn Provider; 0] = [];
+
+/// The wire with this name.
+#[must_use]
+pub fn provider(kind: &str) -> Option<&'static dyn Provider> {
+    all().find(|provider| provider.kind() == kind)
+}
+
+/// Every wire that is known.
+pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
+    FOREIGN.iter().copied()
+}

@@ -1,0 +1,354 @@
+//! Writes answers in OpenAI's grammar for the wires that are not OpenAI's. An adapter says what the
+//! model said, piece by piece ([`Piece`]); whether that becomes stream chunks or one whole answer is
+//! decided here, so that the two cannot differ.
+//! It must not know any particular wire.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::call::{Answer, Call};
+use crate::event::{Event, Kind};
+use crate::usage::Usage;
+
+/// One piece of what a model said, for the choice with this index.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Piece {
+    /// Visible text.
+    Text(String),
+    /// Thought, where the provider shows it.
+    Reasoning(String),
+    /// A tool call begins. Calls are numbered from 0 in the order they begin.
+    ToolStart {
+        /// The call's id.
+        id: String,
+        /// The function's name.
+        name: String,
+        /// Further members of the call (`extra_content`, …).
+        extra: Map<String, Value>,
+    },
+    /// More of the arguments, as JSON text, of the call with this number.
+    ToolArguments {
+        /// The call's number.
+        index: usize,
+        /// JSON text.
+        text: String,
+    },
+    /// A further member of the message beyond OpenAI's (`thinking_blocks`, `citations`, …). On a
+    /// stream it goes into a delta as it is; in a whole answer arrays are joined, others replaced.
+    Extra(&'static str, Value),
+    /// The choice ends: OpenAI's finish reason.
+    Finish(&'static str),
+}
+
+/// Writes a streamed answer.
+#[derive(Debug)]
+pub struct ChunkWriter {
+    id: String,
+    created: u64,
+    model: String,
+    wants_usage: bool,
+    usage: Option<Usage>,
+    choices: Vec<Choice>,
+    buffer: Vec<u8>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Choice {
+    opened: bool,
+    finished: bool,
+    calls: usize,
+    /// Whether each call had any arguments.
+    arguments_seen: Vec<bool>,
+}
+
+impl ChunkWriter {
+    /// A writer for the answer to `call`, under its id, time and model until the wire tells its own.
+    #[must_use]
+    pub fn new(call: &Call<'_>) -> Self {
+        Self {
+            id: call.id.to_owned(),
+            created: call.created,
+            model: call.model.to_owned(),
+            wants_usage: call.request.wants_usage(),
+            usage: None,
+            choices: Vec::new(),
+            buffer: Vec::with_capacity(256),
+        }
+    }
+
+    /// The provider's own id and model; only before the first piece, so that a stream has one id.
+    pub fn identify(&mut self, id: Option<&str>, model: Option<&str>) {
+        if self.choices.iter().any(|choice| choice.opened) {
+            return;
+        }
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            id.clone_into(&mut self.id);
+        }
+        if let Some(model) = model.filter(|model| !model.is_empty()) {
+            model.clone_into(&mut self.model);
+        }
+    }
+
+    /// What the provider has counted so far; a later one replaces an earlier one.
+    pub fn usage(&mut self, usage: Usage, emit: &mut dyn FnMut(Event<'_>)) {
+        self.usage = Some(usage);
+        emit(Event { bytes: b"", kind: Kind::Usage(usage) });
+    }
+
+    /// The answer has begun: the chunk with the role, once per choice.
+    pub fn open(&mut self, choice: usize, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.choice(choice).opened {
+            return;
+        }
+        self.choice(choice).opened = true;
+        let bytes = self.chunk(choice, &json!({"role": "assistant", "content": ""}), None);
+        emit(Event { bytes, kind: Kind::Open });
+    }
+
+    /// One piece; nothing is written after a choice has finished.
+    pub fn piece(&mut self, choice: usize, piece: Piece, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.choice(choice).finished {
+            return;
+        }
+        self.open(choice, emit);
+        match piece {
+            Piece::Text(text) => self.delta(choice, &json!({"content": text}), &text, emit),
+            Piece::Reasoning(text) => self.delta(choice, &json!({"reasoning_content": text}), &text, emit),
+            Piece::ToolStart { id, name, extra } => self.tool_start(choice, (id, name, extra), emit),
+            Piece::ToolArguments { index, text } => self.tool_arguments(choice, index, &text, emit),
+            Piece::Extra(key, value) => self.delta(choice, &json!({key: value}), "", emit),
+            Piece::Finish(reason) => self.finish(choice, reason, emit),
+        }
+    }
+
+    /// The answer is complete: the usage chunk if the client asked, then `[DONE]`.
+    pub fn done(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
+        self.buffer.clear();
+        if let (true, Some(usage)) = (self.wants_usage, &self.usage) {
+            let mut chunk = self.envelope(Value::Array(Vec::new()));
+            chunk.insert("usage".to_owned(), openai_usage(usage));
+            write_sse(&mut self.buffer, &Value::Object(chunk));
+        }
+        self.buffer.extend_from_slice(b"data: [DONE]\n\n");
+        emit(Event { bytes: &self.buffer, kind: Kind::Done });
+    }
+
+    /// Whether every choice that began has finished, and at least one did.
+    #[must_use]
+    pub fn all_finished(&self) -> bool {
+        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
+    }
+
+    fn tool_start(
+        &mut self,
+        choice: usize,
+        (id, name, extra): (String, String, Map<String, Value>),
+        emit: &mut dyn FnMut(Event<'_>),
+    ) {
+        let index = self.choice(choice).calls;
+        self.choice(choice).calls += 1;
+        self.choice(choice).arguments_seen.push(false);
+        let mut call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
+        if let Some(members) = call.as_object_mut() {
+            members.extend(extra);
+        }
+        self.delta(choice, &json!({"tool_calls": [call]}), &name, emit);
+    }
+
+    fn tool_arguments(&mut self, choice: usize, index: usize, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
+        if let Some(seen) = self.choice(choice).arguments_seen.get_mut(index) {
+            *seen |= !text.is_empty();
+        }
+        self.delta(choice, &json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]}), text, emit);
+    }
+
+    /// A call that never got arguments has the arguments `{}`.
+    fn finish(&mut self, choice: usize, reason: &'static str, emit: &mut dyn FnMut(Event<'_>)) {
+        let without: Vec<usize> =
+            self.choice(choice).arguments_seen.iter().enumerate().filter(|(_, seen)| !**seen).map(|(index, _)| index).collect();
+        for index in without {
+            self.tool_arguments(choice, index, "{}", emit);
+        }
+        self.choice(choice).finished = true;
+        let bytes = self.chunk(choice, &json!({}), Some(reason));
+        emit(Event { bytes, kind: Kind::Finish });
+    }
+
+    fn delta(&mut self, choice: usize, delta: &Value, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
+        let bytes = self.chunk(choice, delta, None);
+        emit(Event { bytes, kind: Kind::Delta(text) });
+    }
+
+    fn choice(&mut self, index: usize) -> &mut Choice {
+        if self.choices.len() <= index {
+            self.choices.resize(index + 1, Choice::default());
+        }
+        &mut self.choices[index]
+    }
+
+    fn envelope(&self, choices: Value) -> Map<String, Value> {
+        let mut chunk = Map::new();
+        chunk.insert("id".to_owned(), Value::from(self.id.as_str()));
+        chunk.insert("object".to_owned(), Value::from("chat.completion.chunk"));
+        chunk.insert("created".to_owned(), Value::from(self.created));
+        chunk.insert("model".to_owned(), Value::from(self.model.as_str()));
+        chunk.insert("choices".to_owned(), choices);
+        chunk
+    }
+
+    fn chunk(&mut self, choice: usize, delta: &Value, finish: Option<&str>) -> &[u8] {
+        let choices = json!([{"index": choice, "delta": delta, "finish_reason": finish}]);
+        let chunk = Value::Object(self.envelope(choices));
+        self.buffer.clear();
+        write_sse(&mut self.buffer, &chunk);
+        &self.buffer
+    }
+}
+
+/// One SSE data line and its blank line.
+pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(value.to_string().as_bytes());
+    out.extend_from_slice(b"\n\n");
+}
+
+/// Writes a whole answer.
+#[derive(Debug)]
+pub struct AnswerWriter {
+    id: String,
+    created: u64,
+    model: String,
+    choices: Vec<Message>,
+    text: String,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Message {
+    content: Option<String>,
+    reasoning: Option<String>,
+    calls: Vec<(Value, String)>,
+    extra: Map<String, Value>,
+    finish: Option<&'static str>,
+}
+
+impl AnswerWriter {
+    /// A writer for the answer to `call`.
+    #[must_use]
+    pub fn new(call: &Call<'_>) -> Self {
+        Self {
+            id: call.id.to_owned(),
+            created: call.created,
+            model: call.model.to_owned(),
+            choices: Vec::new(),
+            text: String::new(),
+        }
+    }
+
+    /// The provider's own id and model.
+    pub fn identify(&mut self, id: Option<&str>, model: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            id.clone_into(&mut self.id);
+        }
+        if let Some(model) = model.filter(|model| !model.is_empty()) {
+            model.clone_into(&mut self.model);
+        }
+    }
+
+    /// One piece.
+    pub fn piece(&mut self, choice: usize, piece: Piece) {
+        if self.choices.len() <= choice {
+            self.choices.resize(choice + 1, Message::default());
+        }
+        let message = &mut self.choices[choice];
+        match piece {
+            Piece::Text(text) => {
+                self.text.push_str(&text);
+                message.content.get_or_insert_default().push_str(&text);
+            }
+            Piece::Reasoning(text) => {
+                self.text.push_str(&text);
+                message.reasoning.get_or_insert_default().push_str(&text);
+            }
+            Piece::ToolStart { id, name, extra } => {
+                self.text.push_str(&name);
+                let mut call = json!({"id": id, "type": "function", "function": {"name": name}});
+                if let Some(members) = call.as_object_mut() {
+                    members.extend(extra);
+                }
+                message.calls.push((call, String::new()));
+            }
+            Piece::ToolArguments { index, text } => {
+                self.text.push_str(&text);
+                if let Some((_, arguments)) = message.calls.get_mut(index) {
+                    arguments.push_str(&text);
+                }
+            }
+            Piece::Extra(key, value) => join(&mut message.extra, key, value),
+            Piece::Finish(reason) => message.finish = Some(reason),
+        }
+    }
+
+    /// The whole answer.
+    #[must_use]
+    pub fn finish(self, usage: Option<Usage>) -> Answer {
+        let choices: Vec<Value> =
+            self.choices.into_iter().enumerate().map(|(index, message)| message.into_choice(index)).collect();
+        let mut body = json!({
+            "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model, "choices": choices,
+        });
+        if let (Some(usage), Some(members)) = (&usage, body.as_object_mut()) {
+            members.insert("usage".to_owned(), openai_usage(usage));
+        }
+        let text = if usage.is_some() { String::new() } else { self.text };
+        Answer { body: Bytes::from(body.to_string()), usage, text }
+    }
+}
+
+impl Message {
+    fn into_choice(self, index: usize) -> Value {
+        let mut message = json!({"role": "assistant", "content": self.content, "refusal": null});
+        if let Some(members) = message.as_object_mut() {
+            if let Some(reasoning) = self.reasoning {
+                members.insert("reasoning_content".to_owned(), Value::from(reasoning));
+            }
+            if !self.calls.is_empty() {
+                members.insert("tool_calls".to_owned(), self.calls.into_iter().map(with_arguments).collect());
+            }
+            members.extend(self.extra);
+        }
+        json!({"index": index, "message": message, "logprobs": null, "finish_reason": self.finish})
+    }
+}
+
+fn with_arguments((mut call, arguments): (Value, String)) -> Value {
+    let arguments = if arguments.is_empty() { "{}".to_owned() } else { arguments };
+    call["function"]["arguments"] = Value::from(arguments);
+    call
+}
+
+fn join(extra: &mut Map<String, Value>, key: &str, value: Value) {
+    match (extra.get_mut(key), value) {
+        (Some(Value::Array(have)), Value::Array(more)) => have.extend(more),
+        (_, value) => {
+            extra.insert(key.to_owned(), value);
+        }
+    }
+}
+
+/// Usage as OpenAI writes it.
+pub(crate) fn openai_usage(usage: &Usage) -> Value {
+    json!({
+        "prompt_tokens": usage.input,
+        "completion_tokens": usage.output,
+        "total_tokens": usage.input + usage.output,
+        "prompt_tokens_details": {
+            "cached_tokens": usage.cache_read,
+            "cache_write_tokens": usage.cache_write + usage.cache_write_1h,
+            "audio_tokens": usage.audio_in,
+        },
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning,
+            "audio_tokens": usage.audio_out,
+        },
+    })
+}

@@ -1,0 +1,267 @@
+//! `ChatRequest`: the client's own bytes, and the few facts the gateway reads from them without
+//! parsing the rest. Fields can be replaced, added or taken out in place; all others stay as they came.
+//! It must not know any provider, caller or limit.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::call::Endpoint;
+use crate::error::Refusal;
+use crate::json::{self, Fault, Member, Scanner, Shape};
+
+/// A client's request for a chat completion or embeddings: well-formed JSON, its facts read once.
+#[derive(Clone, Debug)]
+pub struct ChatRequest {
+    raw: Bytes,
+    members: Vec<Member>,
+    /// The model the client named.
+    pub model: String,
+    /// Whether the client wants a stream.
+    pub stream: bool,
+    /// `stream_options.include_usage`, when the client said.
+    pub include_usage: Option<bool>,
+    /// The most tokens the answer may have, when the client said.
+    pub max_tokens: Option<u64>,
+    /// How many choices are asked for.
+    pub choices: u64,
+    /// Bytes of text in the whole request (keys and embedded files left out).
+    pub text_bytes: u64,
+}
+
+/// A change to one top-level field.
+#[derive(Clone, Debug)]
+pub enum Edit<'a> {
+    /// Put this JSON in place of the field's value, or add the field.
+    Set(&'a str, &'a [u8]),
+    /// Take the field out.
+    Remove(&'a str),
+    /// Give the field another name.
+    Rename(&'a str, &'a str),
+}
+
+impl ChatRequest {
+    /// Reads the facts of `raw`.
+    ///
+    /// # Errors
+    /// A [`Refusal`] that names the fault: no JSON, not UTF-8, nested too deep, a field twice, a
+    /// required field missing or of the wrong type.
+    pub fn parse(raw: Bytes, endpoint: Endpoint) -> Result<Self, Refusal> {
+        std::str::from_utf8(&raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
+        let mut members = Vec::with_capacity(16);
+        let mut scanner = Scanner::new(&raw);
+        scanner.object(|member| members.push(member)).and_then(|()| scanner.end()).map_err(describe)?;
+        let text_bytes = scanner.string_bytes();
+        refuse_duplicates(&raw, &members)?;
+        let fields = Fields { raw: &raw, members: &members };
+        let model = fields.string("model")?.ok_or_else(|| missing("model"))?;
+        if model.is_empty() {
+            return Err(missing("model"));
+        }
+        match endpoint {
+            Endpoint::Chat => fields.required("messages", Shape::Array, "an array")?,
+            Endpoint::Embeddings => fields.present("input")?,
+        }
+        let limit = fields.integer("max_completion_tokens")?;
+        let max_tokens = if limit.is_some() { limit } else { fields.integer("max_tokens")? };
+        let stream = fields.boolean("stream")?.unwrap_or(false);
+        let include_usage = fields.include_usage()?;
+        let choices = fields.integer("n")?.unwrap_or(1).max(1);
+        Ok(Self { model, stream, include_usage, max_tokens, choices, text_bytes, members, raw })
+    }
+
+    /// The bytes as the client sent them.
+    #[must_use]
+    pub fn raw(&self) -> &Bytes {
+        &self.raw
+    }
+
+    /// The JSON of a top-level field, as the client sent it.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        find(&self.raw, &self.members, name).map(|member| &self.raw[member.value.clone()])
+    }
+
+    /// Whether the client asked for the usage chunk at the end of a stream.
+    #[must_use]
+    pub fn wants_usage(&self) -> bool {
+        self.include_usage == Some(true)
+    }
+
+    /// The request with `edits` done and everything else as it came; the client's own bytes when
+    /// nothing changes.
+    #[must_use]
+    pub fn edited(&self, edits: &[Edit<'_>]) -> Bytes {
+        let mut changes = Vec::with_capacity(edits.len());
+        let mut added = Vec::new();
+        for edit in edits {
+            self.plan(edit, &mut changes, &mut added);
+        }
+        if changes.is_empty() && added.is_empty() {
+            return self.raw.clone();
+        }
+        changes.sort_by_key(|change| change.at.start);
+        let mut out = BytesMut::with_capacity(self.raw.len() + 64 + added.len());
+        let mut from = 0;
+        for change in &changes {
+            out.extend_from_slice(&self.raw[from..change.at.start]);
+            out.extend_from_slice(change.with);
+            from = change.at.end;
+        }
+        let close = self.raw.iter().rposition(|&byte| byte == b'}').unwrap_or(self.raw.len());
+        out.extend_from_slice(&self.raw[from..close]);
+        let removed = edits.iter().filter(|edit| matches!(edit, Edit::Remove(name) if self.field(name).is_some())).count();
+        if removed == self.members.len() && added.starts_with(b",") {
+            added.remove(0);
+        }
+        out.extend_from_slice(&added);
+        out.extend_from_slice(b"}");
+        out.freeze()
+    }
+
+    fn plan<'a>(&self, edit: &Edit<'a>, changes: &mut Vec<Change<'a>>, added: &mut Vec<u8>) {
+        match *edit {
+            Edit::Set(name, value) => match find(&self.raw, &self.members, name) {
+                Some(member) if self.raw[member.value.clone()] == *value => {}
+                Some(member) => changes.push(Change { at: member.value.clone(), with: value }),
+                None => {
+                    added.extend_from_slice(b",\"");
+                    added.extend_from_slice(name.as_bytes());
+                    added.extend_from_slice(b"\":");
+                    added.extend_from_slice(value);
+                }
+            },
+            Edit::Remove(name) => {
+                if let Some(index) = self.members.iter().position(|member| is_named(&self.raw, member, name)) {
+                    changes.push(Change { at: self.span_with_comma(index), with: b"" });
+                }
+            }
+            Edit::Rename(from, to) => {
+                if let Some(member) = find(&self.raw, &self.members, from) {
+                    let inside = member.key.start + 1..member.key.end - 1;
+                    changes.push(Change { at: inside, with: to.as_bytes() });
+                }
+            }
+        }
+    }
+
+    /// A member with one comma beside it: the one before, or for the first member the one after.
+    fn span_with_comma(&self, index: usize) -> Range<usize> {
+        let member = &self.members[index];
+        match (index.checked_sub(1).map(|before| &self.members[before]), self.members.get(index + 1)) {
+            (Some(before), _) => before.value.end..member.value.end,
+            (None, Some(after)) => member.key.start..after.key.start,
+            (None, None) => member.key.start..member.value.end,
+        }
+    }
+}
+
+struct Change<'a> {
+    at: Range<usize>,
+    with: &'a [u8],
+}
+
+fn is_named(raw: &[u8], member: &Member, name: &str) -> bool {
+    raw[member.key.start + 1..member.key.end - 1] == *name.as_bytes()
+}
+
+fn find<'m>(raw: &[u8], members: &'m [Member], name: &str) -> Option<&'m Member> {
+    members.iter().find(|member| is_named(raw, member, name))
+}
+
+fn invalid_json(reason: String) -> Refusal {
+    Refusal { message: format!("the request body is not valid JSON: {reason}"), param: None, code: "invalid_json" }
+}
+
+fn describe(fault: Fault) -> Refusal {
+    invalid_json(match fault {
+        Fault::Syntax(at) => format!("unexpected byte or end at position {at}"),
+        Fault::TooDeep(at) => format!("nested deeper than {} levels at position {at}", json::MAX_DEPTH),
+    })
+}
+
+fn missing(name: &str) -> Refusal {
+    Refusal::field(name, "missing_required_parameter", format!("missing required parameter: `{name}`"))
+}
+
+fn wrong_type(name: &str, expected: &str) -> Refusal {
+    Refusal::field(name, "invalid_type", format!("invalid type for `{name}`: expected {expected}"))
+}
+
+/// A key written with escapes could hide a second spelling of a field that the gateway owns; keys
+/// are compared as text, so neither a plain nor an escaped duplicate gets past.
+fn refuse_duplicates(raw: &[u8], members: &[Member]) -> Result<(), Refusal> {
+    let mut names = Vec::with_capacity(members.len());
+    for member in members {
+        let name = json::text(&raw[member.key.clone()]).ok_or_else(|| invalid_json("a key is not text".to_owned()))?;
+        let is_escaped = name.len() != member.key.len() - 2;
+        if is_escaped || names.contains(&name) {
+            let message = format!("the field `{name}` is given twice or with an escaped name");
+            return Err(Refusal::field(&name, "invalid_json", message));
+        }
+        names.push(name);
+    }
+    Ok(())
+}
+
+struct Fields<'a> {
+    raw: &'a [u8],
+    members: &'a [Member],
+}
+
+impl Fields<'_> {
+    /// The member, unless it is missing or null.
+    fn get(&self, name: &str) -> Option<(&Member, &[u8])> {
+        let member = find(self.raw, self.members, name).filter(|member| member.shape != Shape::Null)?;
+        Some((member, &self.raw[member.value.clone()]))
+    }
+
+    fn string(&self, name: &str) -> Result<Option<String>, Refusal> {
+        let Some((_, value)) = self.get(name) else { return Ok(None) };
+        json::text(value).map(|text| Some(text.into_owned())).ok_or_else(|| wrong_type(name, "a string"))
+    }
+
+    fn boolean(&self, name: &str) -> Result<Option<bool>, Refusal> {
+        match self.get(name).map(|(member, _)| member.shape) {
+            None => Ok(None),
+            Some(Shape::True) => Ok(Some(true)),
+            Some(Shape::False) => Ok(Some(false)),
+            Some(_) => Err(wrong_type(name, "a boolean")),
+        }
+    }
+
+    fn integer(&self, name: &str) -> Result<Option<u64>, Refusal> {
+        let Some((_, value)) = self.get(name) else { return Ok(None) };
+        let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+        parsed.map(Some).ok_or_else(|| wrong_type(name, "a non-negative integer"))
+    }
+
+    fn present(&self, name: &str) -> Result<(), Refusal> {
+        self.get(name).map(|_| ()).ok_or_else(|| missing(name))
+    }
+
+    fn required(&self, name: &str, shape: Shape, expected: &str) -> Result<(), Refusal> {
+        let (member, _) = self.get(name).ok_or_else(|| missing(name))?;
+        if member.shape == shape { Ok(()) } else { Err(wrong_type(name, expected)) }
+    }
+
+    fn include_usage(&self) -> Result<Option<bool>, Refusal> {
+        let Some((member, _)) = self.get("stream_options") else { return Ok(None) };
+        if member.shape != Shape::Object {
+            return Err(wrong_type("stream_options", "an object"));
+        }
+        let mut found = None;
+        let visited = Scanner::at(self.raw, member.value.start).object(|inner| {
+            if is_named(self.raw, &inner, "include_usage") {
+                found = Some(inner.shape);
+            }
+        });
+        visited.map_err(describe)?;
+        match found {
+            None | Some(Shape::Null) => Ok(None),
+            Some(Shape::True) => Ok(Some(true)),
+            Some(Shape::False) => Ok(Some(false)),
+            Some(_) => Err(wrong_type("stream_options.include_usage", "a boolean")),
+        }
+    }
+}

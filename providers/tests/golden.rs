@@ -1,0 +1,124 @@
+//! Golden cases: one JSON file each in `golden/<kind>/`, a client's request, what the provider
+//! answered, and what must go out on both sides. `BLESS=1` writes the `expect` of every case anew,
+//! to be read before it is committed.
+//! It must not know any particular wire.
+
+use std::path::{Path, PathBuf};
+
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use providers::{Account, ChatRequest, Endpoint, Provider, Refusal, UpstreamError, UpstreamRequest, Usage};
+use serde_json::{Value, json};
+
+use crate::play;
+
+#[test]
+fn every_golden_case_holds() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let mut cases: Vec<PathBuf> = folders(&root).iter().filter(|kind| kind.is_dir()).flat_map(|kind| folders(kind)).collect();
+    cases.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
+    cases.sort();
+    let wrong: Vec<String> = cases.iter().filter_map(|path| check(path)).collect();
+    println!("{} golden cases", cases.len());
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
+
+fn folders(path: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+fn check(path: &Path) -> Option<String> {
+    let mut case: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let kind = path.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let provider = providers::provider(kind).unwrap_or_else(|| panic!("no kind {kind}"));
+    let got = run(provider, &case);
+    if std::env::var_os("BLESS").is_some() {
+        case["expect"] = got;
+        std::fs::write(path, serde_json::to_string_pretty(&case).unwrap() + "\n").unwrap();
+        return None;
+    }
+    (case["expect"] != got).then(|| format!("{}:\n  expected {}\n  got      {got}", path.display(), case["expect"]))
+}
+
+fn run(provider: &dyn Provider, case: &Value) -> Value {
+    let account = account(&case["account"]);
+    let model = case["model"].as_str().unwrap();
+    let request = match ChatRequest::parse(case["request"].to_string().into(), Endpoint::Chat) {
+        Ok(request) => request,
+        Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
+    };
+    let call = play::call(&request, model, &account);
+    let upstream = match provider.request(&call) {
+        Ok(upstream) => upstream,
+        Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
+    };
+    let mut got = json!({"upstream": upstream_json(&upstream)});
+    if case["response"].is_null() {
+        return got;
+    }
+    let status = StatusCode::from_u16(u16::try_from(case["response"]["status"].as_u64().unwrap_or(200)).unwrap()).unwrap();
+    let headers = headers(&case["response"]["headers"]);
+    let body = body(&case["response"]);
+    let outcome = if !status.is_success() {
+        json!({"error": error_json(&provider.error(status, &headers, &body))})
+    } else if request.stream {
+        let played = play::stream_every_way(provider, &call, upstream.framing, &body);
+        json!({
+            "chunks": played.chunks(), "text": played.text, "usage": played.usage.map(|usage| usage_json(&usage)),
+            "error": played.error.as_ref().map(error_json), "malformed": played.malformed, "done": played.done,
+        })
+    } else {
+        match provider.answer(&call, &headers, body.into()) {
+            Ok(answer) => json!({
+                "answer": serde_json::from_slice::<Value>(&answer.body).unwrap(), "usage": answer.usage.map(|usage| usage_json(&usage)),
+            }),
+            Err(error) => json!({"error": error_json(&error)}),
+        }
+    };
+    got.as_object_mut().unwrap().extend(outcome.as_object().unwrap().clone());
+    got
+}
+
+fn account(given: &Value) -> Account {
+    let text = |name: &str| given[name].as_str().map(str::to_owned);
+    Account { region: text("region"), project: text("project"), api_version: text("api_version"), ..Account::default() }
+}
+
+fn headers(given: &Value) -> HeaderMap {
+    let pairs = given.as_object().into_iter().flatten();
+    pairs
+        .map(|(name, value)| (name.parse::<HeaderName>().unwrap(), value.as_str().unwrap().parse::<HeaderValue>().unwrap()))
+        .collect()
+}
+
+/// `text` as it is, or `body` as JSON.
+fn body(response: &Value) -> Vec<u8> {
+    match response["text"].as_str() {
+        Some(text) => text.as_bytes().to_vec(),
+        None => response["body"].to_string().into_bytes(),
+    }
+}
+
+fn upstream_json(upstream: &UpstreamRequest) -> Value {
+    let headers: serde_json::Map<String, Value> =
+        upstream.headers.iter().map(|(name, value)| (name.to_string(), Value::from(value.to_str().unwrap()))).collect();
+    let body = serde_json::from_slice::<Value>(&upstream.body).unwrap();
+    json!({"path": upstream.path, "headers": headers, "body": body, "dropped": upstream.dropped})
+}
+
+fn refusal_json(refusal: &Refusal) -> Value {
+    json!({"message": refusal.message, "param": refusal.param, "code": refusal.code})
+}
+
+fn error_json(error: &UpstreamError) -> Value {
+    json!({
+        "class": format!("{:?}", error.class), "status": error.status.as_u16(), "message": error.message, "type": error.type_name,
+        "param": error.param, "code": error.code, "retry_after_ms": error.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap()),
+    })
+}
+
+fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "input": usage.input, "output": usage.output, "cache_read": usage.cache_read, "cache_write": usage.cache_write,
+        "cache_write_1h": usage.cache_write_1h, "reasoning": usage.reasoning, "audio_in": usage.audio_in, "audio_out": usage.audio_out,
+    })
+}

@@ -1,0 +1,6 @@
+//! The one test binary of this crate.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
+
+mod golden;
+mod play;
