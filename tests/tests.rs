@@ -1,1 +1,14 @@
-//! The one test binary of the gateway.
+//! The one test binary of the gateway: the real `choreoai` as a child process, a fake provider behind
+//! it, a raw client before it. It must not know the gateway's insides: only its door, its metrics,
+//! its logs and its configuration.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test stops at the first surprise, and says what it measured"
+)]
+
+mod accuracy;
+mod support;
