@@ -101,7 +101,8 @@ async fn call(case: &Case, request: &Request, provider: &FakeProvider, gateway: 
         Leaves::Never => {
             let answer = request.send(gateway.address).await;
             let wished = if let Sees::Refused(status) = case.sees { status } else { 200 };
-            let fault = (answer.status != wished).then(|| format!("status {} instead of {wished}: {}", answer.status, answer.text()));
+            let fault =
+                (answer.status != wished).then(|| format!("status {} instead of {wished}: {}", answer.status, answer.text()));
             (answer.status.to_string(), fault)
         }
         Leaves::BeforeFirst(how) => {
@@ -135,7 +136,10 @@ fn fault_in_stream(sees: &Sees, saw: &Saw) -> Option<String> {
     };
     let got = (saw.status, saw.dones(), saw.error().is_some(), saw.usage().is_some());
     if got != wished {
-        return Some(format!("client saw (status, [DONE]s, error, usage) = {got:?} instead of {wished:?}: {:?}", saw.data().last()));
+        return Some(format!(
+            "client saw (status, [DONE]s, error, usage) = {got:?} instead of {wished:?}: {:?}",
+            saw.data().last()
+        ));
     }
     (saw.end == End::Cut).then(|| "the client's connection was cut".to_owned())
 }
@@ -144,7 +148,8 @@ impl Row {
     fn new(case: Case, exchanges: &[Exchange], scrape: &Scrape, saw: String, fault: Option<String>) -> Self {
         let (billed, billed_cost) = case.bill.of(&exchanges[case.warm_up.min(exchanges.len())..]);
         let labels = [("provider", case.provider), ("model", case.model.as_str())];
-        let settlements: Vec<_> = scrape.series("choreoai_settlements_total", &labels).filter(|sample| sample.value > 0.0).collect();
+        let settlements: Vec<_> =
+            scrape.series("choreoai_settlements_total", &labels).filter(|sample| sample.value > 0.0).collect();
         let marks = settlements.iter().map(|sample| format!("{}/{}", sample.labels["outcome"], sample.labels["usage_source"]));
         let marks = marks.collect::<Vec<_>>().join(" ");
         let marked = |wished: &(&str, &str)| {
@@ -209,7 +214,16 @@ impl Row {
     fn print_all(rows: &[Self]) {
         println!(
             "\n{:<46} {:<11} {:>13} {:>13} {:>6} {:>14} {:>14} {:>6}  {:<34} {}",
-            "case", "provider", "billed in/out", "booked in/out", "ratio", "billed USD", "booked USD", "ratio", "outcome/usage_source", "client saw"
+            "case",
+            "provider",
+            "billed in/out",
+            "booked in/out",
+            "ratio",
+            "billed USD",
+            "booked USD",
+            "ratio",
+            "outcome/usage_source",
+            "client saw"
         );
         for row in rows {
             println!(

@@ -11,4 +11,7 @@
 )]
 
 mod accuracy;
+mod door;
+mod keys;
+mod streams;
 mod support;

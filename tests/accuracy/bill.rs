@@ -25,7 +25,8 @@ fn price(key: &str) -> u64 {
 
 /// The configuration's price table of one model.
 pub fn price_table(provider: &str, model: &str) -> String {
-    let rows: String = PRICES.iter().map(|(key, price)| format!("{key} = {}.{:06}\n", price / 1_000_000, price % 1_000_000)).collect();
+    let rows: String =
+        PRICES.iter().map(|(key, price)| format!("{key} = {}.{:06}\n", price / 1_000_000, price % 1_000_000)).collect();
     format!("[prices.\"{provider}/{model}\"]\n{rows}")
 }
 

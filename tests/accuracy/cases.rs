@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::bill::{Bill, Tokens};
-use crate::support::dialect::{self, DIALECTS, Dialect, Placement, called, openai, prompt_tokens, request, said, said_in_groups, thought};
+use crate::support::dialect::{
+    self, DIALECTS, Dialect, Placement, called, openai, prompt_tokens, request, said, said_in_groups, thought,
+};
 use crate::support::provider::{Exchange, Reply, Step};
 use crate::support::words;
 
@@ -147,7 +149,8 @@ fn every_dialect(dialect: Dialect) -> Vec<Case> {
     let kind = dialect.kind;
     let plain = Tokens::of(131, 17);
     let detailed = Tokens { input: 1400, output: 320, cache_read: 1024, reasoning: 200, ..Tokens::default() };
-    let stream = move |tokens: Tokens| move |exchange: &Exchange| dialect.stream(exchange, &said(17), Some(&report(dialect, tokens)));
+    let stream =
+        move |tokens: Tokens| move |exchange: &Exchange| dialect.stream(exchange, &said(17), Some(&report(dialect, tokens)));
     let thinking = move |exchange: &Exchange| {
         let pieces = [thought(dialect.reasoning_field, 20), said(12)].concat();
         dialect.stream(exchange, &pieces, Some(&report(dialect, detailed)))
@@ -186,8 +189,10 @@ fn reported() -> Vec<Case> {
     for (name, tokens) in bills {
         let message = json!({"role": "assistant", "content": words(9).concat()});
         cases.push(
-            Case::new(&format!("{name}, whole"), "openai", move |exchange| openai().whole(exchange, &message, Some(&tokens.report())))
-                .billed(tokens),
+            Case::new(&format!("{name}, whole"), "openai", move |exchange| {
+                openai().whole(exchange, &message, Some(&tokens.report()))
+            })
+            .billed(tokens),
         );
         cases.push(
             Case::new(&format!("{name}, streamed"), "openai", move |exchange| {
@@ -251,7 +256,10 @@ fn rejected_options() -> Vec<Case> {
             return otherwise(exchange);
         }
         let message = "Unrecognized request argument supplied: stream_options";
-        Reply::json(400, &json!({"error": {"message": message, "type": "invalid_request_error", "param": "stream_options", "code": null}}))
+        Reply::json(
+            400,
+            &json!({"error": {"message": message, "type": "invalid_request_error", "param": "stream_options", "code": null}}),
+        )
     }
     let tokens = Tokens::of(131, 17);
     let last = Dialect { placement: Placement::LastChoice, ..openai() };

@@ -143,7 +143,11 @@ async fn accuracy_of_sigterm_in_mid_stream() {
     let (billed, cost) = bill.of(&provider.exchanges("held"));
     let booked = Tokens::of(line["input_tokens"].as_u64().unwrap(), line["output_tokens"].as_u64().unwrap());
     let booked_cost = line["cost_usd"].as_f64().unwrap();
-    println!("\nSIGTERM in mid-stream: billed {billed:?}, booked {booked:?}, {} USD booked as {booked_cost}; ended in {took:?} with {status}; client saw {}", super::bill::usd(cost), saw.summary());
+    println!(
+        "\nSIGTERM in mid-stream: billed {billed:?}, booked {booked:?}, {} USD booked as {booked_cost}; ended in {took:?} with {status}; client saw {}",
+        super::bill::usd(cost),
+        saw.summary()
+    );
     assert!(status.success(), "{status}");
     assert_eq!(line["usage_source"], "estimated");
     assert!((super::ratio(booked.total(), billed.total()) - 1.0).abs() <= super::TOLERANCE, "{booked:?} for {billed:?}");

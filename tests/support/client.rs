@@ -102,7 +102,12 @@ impl Answer {
     /// Asserts OpenAI's error object and gives it.
     pub fn error(&self) -> Value {
         let error = self.json()["error"].clone();
-        assert!(error["message"].is_string() && error["type"].is_string(), "{} is not OpenAI's error: {}", self.status, self.text());
+        assert!(
+            error["message"].is_string() && error["type"].is_string(),
+            "{} is not OpenAI's error: {}",
+            self.status,
+            self.text()
+        );
         assert!(error.get("param").is_some() && error.get("code").is_some(), "no param or code: {}", self.text());
         error
     }
@@ -123,6 +128,21 @@ impl Connection {
     /// Writes all of it; whether that was possible.
     pub async fn write(&mut self, bytes: &[u8]) -> bool {
         soon("the gateway to read", self.reader.get_mut().write_all(bytes)).await.is_ok()
+    }
+
+    /// Writes until all is written or the gateway answers.
+    pub async fn write_until_answered(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(1 << 16) {
+            let socket = self.reader.get_mut();
+            tokio::select! {
+                biased;
+                _ = socket.readable() => return,
+                () = std::future::ready(()) => {}
+            }
+            if !self.write(part).await {
+                return;
+            }
+        }
     }
 
     /// The next head, or `None` when the gateway closed without one.

@@ -156,7 +156,8 @@ impl Dialect {
         for index in 0..choices {
             let last = index + 1 == choices;
             let ended = json!([{"index": index, "delta": {}, "finish_reason": finish}]);
-            let here = usage.filter(|_| self.placement == Placement::EveryChunk || last && self.placement == Placement::LastChoice);
+            let here =
+                usage.filter(|_| self.placement == Placement::EveryChunk || last && self.placement == Placement::LastChoice);
             let mut chunk = self.chunk(model, &ended, here);
             if let (Placement::XGroq, true, Some(usage)) = (self.placement, last, usage) {
                 chunk["x_groq"] = json!({"id": "req_fake", "usage": usage});

@@ -15,7 +15,7 @@ use super::metrics::Scrape;
 use super::{GLANCE, PATIENCE};
 
 /// Gauges that are above zero only while something is going on.
-const IN_FLIGHT: [&str; 2] = ["choreoai_requests_in_flight", "choreoai_queue_size"];
+const IN_FLIGHT: [&str; 3] = ["choreoai_requests_in_flight", "choreoai_attempts_in_flight", "choreoai_queue_size"];
 
 /// A gateway. Dropping it asserts that nothing is in flight any more and that it leaves politely.
 pub struct Gateway {
