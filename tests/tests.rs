@@ -13,5 +13,8 @@
 mod accuracy;
 mod door;
 mod keys;
+mod life;
+mod queries;
+mod secrets;
 mod streams;
 mod support;

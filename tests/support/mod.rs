@@ -29,3 +29,20 @@ pub fn words(count: usize) -> Vec<String> {
     ];
     (0..count).map(|n| WORDS[n * 7 % WORDS.len()].to_owned()).collect()
 }
+
+/// Set by `make test`: what a test needs must be there, skipping is a failure.
+const COMPLETE: &str = "CHOREOAI_TEST_COMPLETE";
+
+/// Whether this program can be started; says that the test is skipped where it cannot.
+pub fn has_tool(name: &str) -> bool {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&paths).any(|folder| folder.join(name).is_file());
+    found || skip(&format!("{name} is not installed"))
+}
+
+/// Says that a test is skipped, and why; with `make test` that is a failure. Always `false`.
+pub fn skip(why: &str) -> bool {
+    assert!(std::env::var_os(COMPLETE).is_none(), "{why}; `make test` needs it");
+    println!("SKIPPED: {why}");
+    false
+}
