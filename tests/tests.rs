@@ -15,6 +15,7 @@ mod door;
 mod keys;
 mod life;
 mod queries;
+mod recordings;
 mod secrets;
 mod streams;
 mod support;
