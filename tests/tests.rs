@@ -13,9 +13,11 @@
 mod accuracy;
 mod door;
 mod keys;
+mod licences;
 mod life;
 mod queries;
 mod recordings;
+mod sdks;
 mod secrets;
 mod streams;
 mod support;
