@@ -54,7 +54,8 @@ impl Auth {
     /// The table of these keys; without keys everyone may call.
     #[must_use]
     pub fn new(keys: &[config::Key], metrics: &Metrics) -> Self {
-        let caller = |key: &config::Key| Caller { models: key.models.clone(), metrics: Arc::new(KeyMetrics::new(metrics, &key.name)) };
+        let caller =
+            |key: &config::Key| Caller { models: key.models.clone(), metrics: Arc::new(KeyMetrics::new(metrics, &key.name)) };
         Self {
             callers: keys.iter().map(|key| (key.sha256, Arc::new(caller(key)))).collect(),
             failures: RateLimiter::keyed(Quota::per_minute(FAILURES_PER_MINUTE)),

@@ -6,10 +6,10 @@ mod account;
 mod call;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use account::Account;
-pub use call::{Call, Facts};
+pub use call::{Call, Facts, OnEnd, OnSettled};
 
 use providers::Usage;
 
@@ -34,8 +34,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// Every outcome.
-    pub const ALL: [Self; 6] =
-        [Self::Completed, Self::ClientDisconnect, Self::UpstreamTruncated, Self::UpstreamError, Self::Timeout, Self::GatewayShutdown];
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::ClientDisconnect,
+        Self::UpstreamTruncated,
+        Self::UpstreamError,
+        Self::Timeout,
+        Self::GatewayShutdown,
+    ];
 
     /// The label in metrics and logs.
     #[must_use]
@@ -98,18 +104,25 @@ pub struct UsageRecord {
 pub struct Meter {
     metrics: Arc<Metrics>,
     stopping: Arc<AtomicBool>,
+    running: Arc<AtomicUsize>,
 }
 
 impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, stopping: Arc::default() }
+        Self { metrics, stopping: Arc::default(), running: Arc::default() }
     }
 
     /// From now on, what is dropped unfinished was ended by the gateway, not by its client.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Calls that are not over.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
     }
 
     fn is_stopping(&self) -> bool {

@@ -148,7 +148,10 @@ const MAX_MODEL_NAME: usize = 256;
 /// Whether a model name may go into a URL path and a header: printable ASCII without what separates
 /// or escapes there, and no step up the path.
 fn is_safe(name: &str) -> bool {
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#' | b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|' | b'^');
+    let is_plain = |byte: u8| {
+        byte.is_ascii_graphic()
+            && !matches!(byte, b'?' | b'#' | b'%' | b'\\' | b'"' | b'<' | b'>' | b'`' | b'{' | b'}' | b'|' | b'^')
+    };
     let is_step = |part: &str| part == "." || part == "..";
     name.len() <= MAX_MODEL_NAME && name.bytes().all(is_plain) && !name.split('/').any(is_step)
 }
@@ -159,7 +162,8 @@ pub fn order<T: Clone>(places: &[Place<T>], balance: Balance, target: impl Fn(&T
     if let [only] = places {
         return vec![only.target.clone()];
     }
-    let mut ranked: Vec<(u32, f64, &Place<T>)> = places.iter().map(|place| (place.tier, rank(place, balance, &target(&place.target)), place)).collect();
+    let mut ranked: Vec<(u32, f64, &Place<T>)> =
+        places.iter().map(|place| (place.tier, rank(place, balance, &target(&place.target)), place)).collect();
     ranked.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
     ranked.into_iter().map(|(_, _, place)| place.target.clone()).collect()
 }

@@ -56,7 +56,9 @@ impl End {
     pub fn error(&self) -> Option<Error> {
         match self {
             Self::Complete => None,
-            Self::Truncated => Some(Error::new(error::Kind::UpstreamStream, "the provider ended the stream before it was complete")),
+            Self::Truncated => {
+                Some(Error::new(error::Kind::UpstreamStream, "the provider ended the stream before it was complete"))
+            }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
             Self::Failed(error) => Some(Error::from(error.clone())),
         }
@@ -96,42 +98,54 @@ struct State {
     told_at: Instant,
 }
 
+impl<S, W> std::fmt::Debug for Parts<S, W> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Parts")
+    }
+}
+
 impl<S: Source, W: Watch> std::fmt::Debug for Pump<S, W> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str("Pump")
     }
 }
 
-impl<S: Source, W: Watch> Pump<S, W> {
-    /// A pump at the start of an answer.
-    #[must_use]
-    pub fn new(source: S, framing: Framing, translator: Box<dyn StreamTranslator>, watch: W, limits: Limits) -> Self {
-        let now = Instant::now();
-        let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
-        let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self(Some(Flow { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }))
-    }
+/// What a stream is made of.
+pub struct Parts<S, W> {
+    /// Where its bytes come from.
+    pub source: S,
+    /// How they are divided into frames.
+    pub framing: Framing,
+    /// What the frames mean.
+    pub translator: Box<dyn StreamTranslator>,
+    /// Who is told.
+    pub watch: W,
+    /// What it is given.
+    pub limits: Limits,
+}
 
+impl<S: Source, W: Watch> Pump<S, W> {
     /// Reads until something was generated or the stream is over; nothing is given out yet. A stream
-    /// that failed without content is returned as its end, with its watcher, so that another target may be tried.
+    /// that failed without content gives its watcher back, so that another target may be tried.
     ///
     /// # Errors
-    /// How the stream ended, when it did so without content and not complete.
-    pub async fn begin(&mut self) -> Result<(), End> {
-        let Some(flow) = &mut self.0 else { return Ok(()) };
+    /// The watcher, and how the stream ended, when it did so without content and not complete.
+    pub async fn begin(parts: Parts<S, W>) -> Result<Self, (W, End)> {
+        let mut flow = Flow::new(parts);
         while !flow.state.has_content && flow.state.end.is_none() {
             flow.read().await;
         }
-        match &flow.state.end {
-            Some(end) if !flow.state.has_content && !matches!(end, End::Complete) => Err(end.clone()),
-            _ => Ok(()),
+        match flow.state.end.clone() {
+            Some(end) if !flow.state.has_content && !matches!(end, End::Complete) => Err((flow.watch, end)),
+            _ => Ok(Self(Some(flow))),
         }
     }
 
-    /// The watcher, after [`begin`](Self::begin) failed.
-    #[must_use]
-    pub fn into_watch(mut self) -> Option<W> {
-        self.0.take().map(|flow| flow.watch)
+    /// Tells the watcher something, while there is one.
+    pub fn watch_mut(&mut self, tell: impl FnOnce(&mut W)) {
+        if let Some(flow) = &mut self.0 {
+            tell(&mut flow.watch);
+        }
     }
 
     /// The next bytes for the client; `None` when all was said.
@@ -166,6 +180,14 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
 }
 
 impl<S: Source, W: Watch> Flow<S, W> {
+    fn new(parts: Parts<S, W>) -> Self {
+        let Parts { source, framing, translator, watch, limits } = parts;
+        let now = Instant::now();
+        let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
+        let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
+        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }
+    }
+
     /// Waits for the next bytes, or for the timer, and takes in what they mean.
     async fn read(&mut self) {
         tokio::select! {
@@ -187,7 +209,12 @@ impl<S: Source, W: Watch> Flow<S, W> {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.frame(&frame),
                 Ok(None) => return,
-                Err(_) => return self.finish(End::Failed(UpstreamError::new(providers::Class::Server, "the provider sent an event that is too large"))),
+                Err(_) => {
+                    return self.finish(End::Failed(UpstreamError::new(
+                        providers::Class::Server,
+                        "the provider sent an event that is too large",
+                    )));
+                }
             }
             if self.state.end.is_some() {
                 return;
@@ -202,7 +229,9 @@ impl<S: Source, W: Watch> Flow<S, W> {
     }
 
     fn source_ended(&mut self) {
-        while self.state.end.is_none() && let Ok(Some(frame)) = self.decoder.finish() {
+        while self.state.end.is_none()
+            && let Ok(Some(frame)) = self.decoder.finish()
+        {
             self.frame(&frame);
         }
         if self.state.end.is_none() {

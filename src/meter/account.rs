@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use providers::Usage;
+use providers::{ChatRequest, Usage};
 
 use super::{UsageRecord, UsageSource};
 use crate::metrics::{KeyMetrics, Metrics, TargetMetrics};
@@ -29,9 +29,7 @@ pub struct Account {
     pub model: String,
     pub(super) metrics: TargetMetrics,
     price: Option<Arc<Price>>,
-    cheap_input: Calibration,
-    careful_input: Calibration,
-    careful_output: Calibration,
+    learned: Calibration,
     settled: AtomicU64,
     typical_output: AtomicU64,
 }
@@ -45,9 +43,7 @@ impl Account {
             model: model.to_owned(),
             metrics: TargetMetrics::new(metrics, provider, model),
             price,
-            cheap_input: Calibration::new(),
-            careful_input: Calibration::new(),
-            careful_output: Calibration::new(),
+            learned: Calibration::default(),
             settled: AtomicU64::new(0),
             typical_output: AtomicU64::new(FIRST_GUESS_OUTPUT),
         }
@@ -61,33 +57,33 @@ impl Account {
 
     /// What a call will probably use, for its reservation: cheap, from sizes alone.
     #[must_use]
-    pub fn reservation(&self, text_bytes: u64, max_tokens: Option<u64>, choices: u64) -> u64 {
-        let input = self.cheap_input.correct(tokens::cheap(text_bytes));
-        let output = max_tokens.unwrap_or_else(|| self.typical_output.load(Ordering::Relaxed));
-        input.saturating_add(output.saturating_mul(choices))
+    pub fn reservation(&self, request: &ChatRequest) -> u64 {
+        let input = self.learned.cheap.correct(guess(request));
+        let output = request.max_tokens.unwrap_or_else(|| self.typical_output.load(Ordering::Relaxed));
+        input.saturating_add(output.saturating_mul(request.choices))
     }
 
     /// The prompt's tokens, carefully: for a bill that did not come.
-    pub(super) fn estimate_input(&self, body: &[u8]) -> u64 {
-        self.careful_input.correct(tokens::careful_input(body))
+    pub(super) fn estimate_input(&self, request: &ChatRequest) -> u64 {
+        self.learned.input.correct(tokens::input(request.raw()))
     }
 
     /// The generated text's tokens, carefully.
     pub(super) fn estimate_output(&self, sample: &tokens::Sample) -> u64 {
-        self.careful_output.correct(sample.estimate())
+        self.learned.output.correct(sample.estimate())
     }
 
     /// Learns from an attempt whose usage the provider told.
-    pub(super) fn learn(&self, body: &[u8], text_bytes: u64, sample: &tokens::Sample, usage: &Usage) {
-        self.cheap_input.observe(tokens::cheap(text_bytes), usage.input);
+    pub(super) fn learn(&self, request: &ChatRequest, sample: &tokens::Sample, usage: &Usage) {
+        self.learned.cheap.observe(guess(request), usage.input);
         let typical = self.typical_output.load(Ordering::Relaxed);
         self.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);
         let nth = self.settled.fetch_add(1, Ordering::Relaxed);
         let is_checked = nth < CHECKED_AT_FIRST || nth.is_multiple_of(CHECKED_EVERY);
-        if is_checked && body.len() <= MAX_CHECKED_BYTES {
-            self.careful_input.observe(tokens::careful_input(body), usage.input);
-            if !sample.is_empty() {
-                self.careful_output.observe(sample.estimate(), usage.output);
+        if is_checked && request.raw().len() <= MAX_CHECKED_BYTES {
+            self.learned.input.observe(tokens::input(request.raw()), usage.input);
+            if sample.bytes() > 0 {
+                self.learned.output.observe(sample.estimate(), usage.output);
             }
         }
     }
@@ -137,4 +133,9 @@ impl Account {
             None => target.unpriced.inc_by(usage.input + usage.output),
         }
     }
+}
+
+/// The cheap estimate of a prompt. How many messages it has is not counted: what was learned makes up for it.
+fn guess(request: &ChatRequest) -> tokens::Estimate {
+    tokens::cheap(request.text_bytes, 1, request.field("tools").is_some())
 }

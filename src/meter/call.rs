@@ -3,6 +3,7 @@
 //! It must not know how an answer is made or sent.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use providers::{ChatRequest, Kind, Usage};
@@ -28,6 +29,9 @@ pub struct Facts {
 /// Whoever must be told how many tokens a call used in all, when it is over.
 pub type OnEnd = Box<dyn FnOnce(u64) + Send>;
 
+/// Whoever must be told how many tokens one attempt used, when it is settled.
+pub type OnSettled = Option<OnEnd>;
+
 /// One call of a client, from its arrival to the last byte of its answer.
 pub struct Call {
     meter: Meter,
@@ -47,6 +51,7 @@ pub struct Call {
     stream: bool,
     status: Option<u16>,
     error_type: Option<&'static str>,
+    has_left: bool,
     first_token: Option<Duration>,
     /// Time that was spent waiting for others: the client's body, the provider's answer.
     not_ours: Duration,
@@ -55,7 +60,8 @@ pub struct Call {
 
 /// The attempt that is running.
 struct Attempt {
-    request: ChatRequest,
+    request: Arc<ChatRequest>,
+    on_settled: OnSettled,
     sent: Instant,
     answered: Option<Instant>,
     first_token: Option<Instant>,
@@ -79,6 +85,7 @@ impl Meter {
     pub fn call(&self, facts: Facts) -> Call {
         let in_flight = self.metrics.requests_in_flight.with_label_values(&[facts.endpoint]);
         in_flight.inc();
+        self.running.fetch_add(1, Ordering::AcqRel);
         Call {
             meter: self.clone(),
             facts,
@@ -95,6 +102,7 @@ impl Meter {
             stream: false,
             status: None,
             error_type: None,
+            has_left: false,
             first_token: None,
             not_ours: Duration::ZERO,
             on_end: None,
@@ -131,17 +139,18 @@ impl Call {
     }
 
     /// Opens the record of an attempt that is about to be sent.
-    pub fn open(&mut self, account: &Arc<Account>, request: &ChatRequest) {
+    pub fn open(&mut self, account: &Arc<Account>, request: &Arc<ChatRequest>, on_settled: OnSettled) {
         self.settle(Outcome::UpstreamError);
         account.metrics.in_flight.inc();
         self.account = Some(Arc::clone(account));
         self.attempts += 1;
         self.attempt = Some(Attempt {
-            request: request.clone(),
+            request: Arc::clone(request),
+            on_settled,
             sent: Instant::now(),
             answered: None,
             first_token: None,
-            sample: Sample::new(),
+            sample: Sample::default(),
             usage: None,
             usage_is_fresh: false,
             finished: false,
@@ -202,6 +211,8 @@ impl Call {
     /// Closes the running attempt, if there is one.
     pub fn settle(&mut self, outcome: Outcome) {
         let (Some(attempt), Some(account)) = (self.attempt.take(), &self.account) else { return };
+        // An answer that was read to its end for a client that had left is still one that it left.
+        let outcome = if self.has_left && outcome == Outcome::Completed { Outcome::ClientDisconnect } else { outcome };
         let (usage, source) = attempt.bill(account, outcome);
         let record = UsageRecord { outcome, source, usage, cost: account.cost(&usage) };
         account.metrics.in_flight.dec();
@@ -216,9 +227,13 @@ impl Call {
             }
         }
         if source == UsageSource::Provider && outcome == Outcome::Completed {
-            account.learn(attempt.request.raw(), attempt.request.text_bytes, &attempt.sample, &usage);
+            account.learn(&attempt.request, &attempt.sample, &usage);
         }
-        self.tokens += usage.input + usage.output;
+        let tokens = usage.input + usage.output;
+        if let Some(on_settled) = attempt.on_settled {
+            on_settled(tokens);
+        }
+        self.tokens += tokens;
         self.cost += record.cost.unwrap_or(0);
         self.last = Some(record);
     }
@@ -239,8 +254,23 @@ impl Call {
         self.error_type.get_or_insert(label);
     }
 
+    /// Whether the client has seen the beginning of its answer.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// A stream that the client has seen the beginning of broke.
+    pub fn broke(&mut self, label: &'static str) {
+        if self.error_type.is_none() {
+            self.meter.metrics.stream_aborts.with_label_values(&["upstream"]).inc();
+        }
+        self.failed(label);
+    }
+
     /// The client left before its answer was complete.
     pub fn client_left(&mut self) {
+        self.has_left = true;
         if self.error_type.is_none() {
             let side = if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" };
             self.error_type = Some(side);
@@ -266,7 +296,8 @@ impl Call {
 
     fn log(&self) {
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let (provider, model) = self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model));
+        let (provider, model) =
+            self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model));
         let record = self.last.as_ref();
         macro_rules! line {
             ($level:ident) => {
@@ -304,14 +335,14 @@ impl Call {
 impl Drop for Call {
     fn drop(&mut self) {
         if self.attempt.is_some() {
-            let stopping = self.meter.is_stopping();
             self.client_left();
-            self.settle(if stopping { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
+            self.settle(if self.meter.is_stopping() { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
         }
         if self.status.is_none() {
             self.failed(if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" });
         }
         self.in_flight.dec();
+        self.meter.running.fetch_sub(1, Ordering::AcqRel);
         self.count();
         self.log();
         if let Some(on_end) = self.on_end.take() {
@@ -335,14 +366,16 @@ impl Attempt {
 
     /// What this attempt used, and how that is known.
     fn bill(&self, account: &Account, outcome: Outcome) -> (Usage, UsageSource) {
-        let body = self.request.raw();
         let estimated_output = || account.estimate_output(&self.sample);
         match self.usage {
-            Some(usage) if outcome == Outcome::Completed || (self.finished && self.usage_is_fresh) => (usage, UsageSource::Provider),
+            Some(usage) if outcome == Outcome::Completed || (self.finished && self.usage_is_fresh) => {
+                (usage, UsageSource::Provider)
+            }
             Some(usage) => (Usage { output: usage.output.max(estimated_output()), ..usage }, UsageSource::Partial),
             None if !self.generated && self.was_refused(outcome) => (Usage::default(), UsageSource::None),
             None => {
-                let usage = Usage { input: account.estimate_input(body), output: estimated_output(), ..Usage::default() };
+                let usage =
+                    Usage { input: account.estimate_input(&self.request), output: estimated_output(), ..Usage::default() };
                 (usage, UsageSource::Estimated)
             }
         }

@@ -1,7 +1,7 @@
 //! One log event as one line of JSON, under the field names that log tools expect.
 //! It must not know which events there are.
 
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::SystemTime;
 
 use tracing::field::{Field, Visit};
