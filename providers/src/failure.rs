@@ -33,7 +33,10 @@ pub(crate) fn is_failure(body: &Map<String, Value>) -> bool {
     let given = |name: &str| body.get(name).is_some_and(is_something);
     let is_named =
         body.get("object").and_then(Value::as_str) == Some("error") || body.get("type").is_some_and(|kind| kind == "error");
-    given("error") || is_named || (!given("choices") && !given("data") && !given("usage") && (given("detail") || given("errors")))
+    let is_answer = given("choices") || given("data") || given("usage");
+    let complains =
+        given("detail") || given("errors") || (given("message") && (given("code") || given("type") || given("status")));
+    given("error") || is_named || (!is_answer && complains)
 }
 
 fn is_something(value: &Value) -> bool {
@@ -127,7 +130,7 @@ impl Told {
         let is_status = |code: &String| code.parse::<u16>().is_ok_and(|code| (100..600).contains(&code));
         UpstreamError {
             class,
-            status: status.map_or_else(|| class.status(), for_client),
+            status: status.map_or_else(|| class.status(), |status| for_client(status, class)),
             message: scrub(&message),
             type_name: self.kind.unwrap_or_else(|| class.type_name().to_owned()),
             param: self.param,
@@ -221,6 +224,7 @@ const SIGNS: [Sign; 8] = [
             "too many tokens",
             "tokens exceed",
             "messages is too long",
+            "is too large to process",
             "range of input length",
             "exceeds the maximum number of tokens",
             "reduce the length of the messages",
@@ -345,8 +349,9 @@ fn class_of_status(status: StatusCode) -> Class {
 }
 
 /// The provider's status, unless no OpenAI client would know what to do with it.
-fn for_client(status: StatusCode) -> StatusCode {
+fn for_client(status: StatusCode, class: Class) -> StatusCode {
     match status.as_u16() {
+        500.. if matches!(class, Class::ContextOverflow | Class::ContentFilter) => class.status(),
         498 | 529 => StatusCode::SERVICE_UNAVAILABLE,
         522 | 524 => StatusCode::GATEWAY_TIMEOUT,
         424 | 520..=599 => StatusCode::BAD_GATEWAY,

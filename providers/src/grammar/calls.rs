@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::glance::{Span, Tool};
+use super::mend;
 
 /// The most calls one choice may make; fragments of further ones are dropped as unreadable.
 pub(super) const MAX_CALLS: usize = 4096;
@@ -58,7 +59,9 @@ impl Calls {
     pub fn place(&mut self, fragment: &mut Map<String, Value>, mint: impl FnOnce(usize) -> String) -> bool {
         let number = fragment.get("index").and_then(Value::as_u64);
         let id = fragment.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
-        let body = if fragment.contains_key("custom") { "custom" } else { "function" };
+        let is_custom = fragment.get("type").is_some_and(|kind| kind == "custom") || !fragment.contains_key("function");
+        let body = if is_custom && fragment.get("custom").is_some_and(Value::is_object) { "custom" } else { "function" };
+        fragment.retain(|name, value| name != "custom" || !mend::is_hollow(value));
         let name = fragment.get(body).and_then(|body| body.get("name")).and_then(Value::as_str).unwrap_or_default().to_owned();
         let at = self.find(number, &id, &name).unwrap_or(self.list.len());
         if at >= MAX_CALLS {

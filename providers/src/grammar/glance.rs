@@ -241,7 +241,7 @@ impl Look<'_> {
                     Ok(())
                 })?,
                 other => {
-                    self.found.is_foreign |= other.contains(&b'\\');
+                    self.found.is_foreign |= *other == *b"custom" || other.contains(&b'\\');
                     scanner.value()?;
                 }
             }

@@ -70,6 +70,22 @@ pub(super) fn flatten_content(message: &mut Map<String, Value>) -> bool {
     true
 }
 
+/// Takes out what some gateways write for nothing: a function call without a name, audio without sound.
+pub(super) fn drop_hollow(message: &mut Map<String, Value>) {
+    message.retain(|name, value| !matches!(name.as_str(), "function_call" | "audio") || !is_hollow(value));
+}
+
+/// Whether a value is an object in which nothing is said.
+pub(super) fn is_hollow(value: &Value) -> bool {
+    let says_nothing = |member: &Value| match member {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Number(number) => number.as_u64() == Some(0),
+        _ => false,
+    };
+    value.as_object().is_some_and(|members| members.values().all(says_nothing))
+}
+
 /// The text in a part, wherever it stands: `text`, `thinking`, or lists of such.
 fn words(part: &Value, out: &mut String) {
     match part {

@@ -314,6 +314,7 @@ impl Stream {
         let mut delta = self.delta_of(&mut choice, index);
         self.begin(index);
         mend::flatten_content(&mut delta);
+        mend::drop_hollow(&mut delta);
         self.place_calls(&mut delta, index);
         let speaks = mend::spoken(&delta, &mut self.text);
         *says_something |= speaks;
@@ -355,7 +356,11 @@ impl Stream {
         let delta = choice.get_mut("delta").map(Value::take);
         match (delta, message, choice.get("text")) {
             (Some(Value::Object(delta)), ..) => delta,
-            (_, Some(Value::Object(message)), _) if !has_begun => message,
+            (_, Some(Value::Object(message)), _) if !has_begun => {
+                // A whole answer where a stream was asked for: there will be no `[DONE]`.
+                self.ending = Ending::Either;
+                message
+            }
             (_, _, Some(text @ Value::String(_))) => Map::from_iter([("content".to_owned(), text.clone())]),
             _ => Map::new(),
         }

@@ -188,7 +188,9 @@ fn rebuild(call: &Call<'_>, headers: &HeaderMap, body: &[u8], untouched: Option<
     let Some(Value::Object(mut answer)) = mend::parse(&String::from_utf8_lossy(body)) else {
         return Err(unreadable(headers, body));
     };
-    let has_choices = answer.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.is_empty());
+    // No choices but a bill is an answer, if an empty one.
+    let is_billed = answer.get("usage").is_some_and(Value::is_object);
+    let has_choices = answer.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.is_empty() || is_billed);
     if failure::is_failure(&answer) || !has_choices {
         return Err(failure_in(headers, &Value::Object(answer), body));
     }
@@ -240,6 +242,7 @@ fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &m
     };
     let index = choice.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
     mend::flatten_content(&mut message);
+    mend::drop_hollow(&mut message);
     message.entry("role").or_insert_with(|| Value::from("assistant"));
     message.entry("content").or_insert(Value::Null);
     let has_calls = mend_calls(&mut message, id, place);
