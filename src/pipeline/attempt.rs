@@ -33,7 +33,7 @@ pub(super) enum Reply {
         /// What it took.
         about: About,
         /// The record to close when it is sent.
-        call: Call,
+        call: Box<Call>,
     },
     /// A stream that has begun.
     Stream {
@@ -330,7 +330,7 @@ async fn whole(
             call.whole(answer.usage, &answer.text);
             call.settle(Outcome::Completed);
             well(&house.metrics, &lane);
-            return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call });
+            return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call: Box::new(call) });
         }
     };
     call.settle(Outcome::UpstreamError);
