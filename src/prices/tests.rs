@@ -171,7 +171,7 @@ fn names_resolve_to_the_model_they_mean() {
         ("bedrock", "ca.amazon.nova-lite-v1:0", "amazon.nova-lite-v1:0"),
         ("bedrock", "us.amazon.nova-micro-v1", "us.amazon.nova-micro-v1:0"),
         ("bedrock", "anthropic.claude-sonnet-4-5", "anthropic.claude-sonnet-4-5-20250929-v1:0"),
-        ("bedrock", "anthropic.claude-3-haiku-20240307-v1:0:48k", "anthropic.claude-3-haiku-20240307-v1:0"),
+        ("bedrock", "anthropic.claude-3-5-sonnet-20240620-v1:0:51k", "anthropic.claude-3-5-sonnet-20240620-v1:0"),
         (
             "bedrock",
             "arn:aws:bedrock:us-east-1:1:inference-profile/eu.anthropic.claude-sonnet-4-5-20250929-v1:0",
