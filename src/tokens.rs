@@ -21,6 +21,8 @@ const BYTES_PER_TOKEN: u64 = 4;
 const PER_MESSAGE: u64 = 4;
 /// Every reply is primed with three tokens (the same source).
 const REPLY: u64 = 3;
+/// What stands around the name and the arguments of a tool call, by gpt-4o's bills.
+const PER_CALL: u64 = 7;
 
 /// An estimate before what was learned corrects it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

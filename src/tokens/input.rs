@@ -4,12 +4,10 @@
 use providers::chat::{Chat, Content, File, ImageUrl, JsonSchema, Message, Part, ResponseFormat, Tool, ToolChoice};
 use serde_json::Value;
 
-use super::{Counter, Estimate, PER_MESSAGE, REPLY, declarations};
+use super::{Counter, Estimate, PER_CALL, PER_MESSAGE, REPLY, declarations};
 
 /// A name before a message.
 const PER_NAME: u64 = 1;
-/// What stands around the name and the arguments of a call in the history.
-const PER_CALL: u64 = 7;
 /// The message that holds the tool declarations.
 const TOOLS_MESSAGE: u64 = 7;
 /// What that message saves when the request has a system message of its own: they share a frame.
