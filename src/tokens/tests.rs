@@ -159,6 +159,11 @@ fn other_endpoints_and_odd_bodies_are_counted_too() {
     // a part that is unknown here: every text of the body
     let odd = json!({"messages": [{"role": "user", "content": [{"type": "hologram", "words": "hello world"}]}]});
     assert!((3..8).contains(&tokens(&odd)), "{}", tokens(&odd));
+    let file = "iVBORw0KGgo".repeat(10_000);
+    for embedded in [file.clone(), format!("data:image/png;base64,{file}")] {
+        let odd = json!({"messages": [{"role": "user", "content": [{"type": "hologram", "source": embedded}]}]});
+        assert!((1_000..1_010).contains(&tokens(&odd)), "{}", tokens(&odd));
+    }
     assert_eq!(input(b"not json"), Estimate::default());
     assert_eq!(input(b""), Estimate::default());
 }
