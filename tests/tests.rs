@@ -1,1 +1,4 @@
 //! The one test binary of the gateway.
+
+mod limits_memory;
+mod limits_storm;
