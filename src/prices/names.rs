@@ -34,9 +34,10 @@ pub fn find<'a>(catalogue: &'a Catalogue, kind: &str, name: &str) -> Option<&'a 
     found.or_else(|| (kind == "azure").then(|| of_kind(catalogue, "openai", name)).flatten())
 }
 
-/// OpenRouter passes the maker's price on. A variant (`:free`, `:nitro`, …) may cost something else.
+/// OpenRouter passes the maker's price on. A variant (`:free`, `:nitro`, …) may cost something else, and
+/// no maker lists it.
 fn resold<'a>(catalogue: &'a Catalogue, name: &str) -> Option<&'a Model> {
-    let (vendor, model) = name.split_once('/').filter(|_| !name.contains(':'))?;
+    let (vendor, model) = name.split_once('/')?;
     let (_, kind) = VENDORS.iter().find(|(known, _)| known.eq_ignore_ascii_case(vendor))?;
     of_kind(catalogue, kind, model)
 }

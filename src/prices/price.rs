@@ -135,8 +135,7 @@ pub struct Override {
 
 impl From<Override> for Price {
     fn from(given: Override) -> Self {
-        let mut fields = Fields::default();
-        fields.0 = [
+        let fields = Fields([
             Some(given.input),
             Some(given.output),
             given.cache_read,
@@ -147,7 +146,7 @@ impl From<Override> for Price {
             given.audio_output,
             None,
             None,
-        ];
+        ]);
         Self::flat(fields.rates())
     }
 }
