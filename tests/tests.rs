@@ -4,4 +4,6 @@
 #[cfg(test)]
 mod limits_memory;
 #[cfg(test)]
+mod limits_queue;
+#[cfg(test)]
 mod limits_storm;
