@@ -204,8 +204,9 @@ fn the_translation_crate_knows_no_runtime() {
 /// Every `choreoai_…` name in a text, without the endings of a histogram's series.
 fn metric_names(text: &str) -> BTreeSet<String> {
     let names = text.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
-    let without_ending =
-        |name: &str| ["_bucket", "_sum", "_count"].iter().fold(name, |name, end| name.strip_suffix(end).unwrap_or(name)).to_owned();
+    let without_ending = |name: &str| {
+        ["_bucket", "_sum", "_count"].iter().fold(name, |name, end| name.strip_suffix(end).unwrap_or(name)).to_owned()
+    };
     names.filter(|name| name.starts_with("choreoai_") && *name != "choreoai_").map(without_ending).collect()
 }
 
@@ -233,7 +234,8 @@ fn every_metric_stands_in_the_reference_and_the_reverse() {
 /// The names of the fields of every struct of the configuration file.
 fn configuration_keys() -> BTreeSet<String> {
     let text = std::fs::read_to_string(root().join("src/config/file.rs")).unwrap();
-    let fields = text.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": ").map(|(name, _)| name.to_owned()));
+    let fields =
+        text.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": ").map(|(name, _)| name.to_owned()));
     fields.filter(|name| !name.contains([' ', '('])).collect()
 }
 
@@ -264,5 +266,9 @@ fn every_configuration_key_stands_in_the_reference_and_the_reverse() {
     let stale = stale.map(|cell| format!("docs/configuration.md names {cell}, which is no key"));
     hold("docs/configuration.md lists the keys there are", &missing.chain(stale).collect::<Vec<_>>());
     let config: String = sources("src").into_iter().filter(|source| source.room == "config").map(|source| source.code).collect();
-    assert_eq!(environment_names(&config), environment_names(&text), "the environment in src/config beside docs/configuration.md");
+    assert_eq!(
+        environment_names(&config),
+        environment_names(&text),
+        "the environment in src/config beside docs/configuration.md"
+    );
 }

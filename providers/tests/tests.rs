@@ -4,3 +4,5 @@
 
 mod golden;
 mod play;
+mod recordings_compatible;
+mod strict;
