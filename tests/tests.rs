@@ -2,3 +2,5 @@
 
 mod limits_memory;
 mod limits_storm;
+mod price_facts;
+mod token_bills;
