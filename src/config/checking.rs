@@ -35,7 +35,12 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
         path: None,
         server,
         rate_limit: rate_limit(&file.rate_limit, environment)?,
-        log_format: word("log.format", format.as_deref(), None, &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))])?,
+        log_format: word(
+            "log.format",
+            format.as_deref(),
+            None,
+            &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
+        )?,
         unpriced: word(
             "unpriced",
             file.unpriced.as_deref(),
