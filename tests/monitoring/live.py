@@ -11,6 +11,7 @@ Must not listen beyond loopback, nor end anything it did not start.
 import argparse
 import json
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -233,10 +234,13 @@ class Play:
             self.failures += found
 
     def names(self):
-        """The drift gate against this very gateway."""
-        with self.act("drift: names and labels, both ways"):
+        """The drift gate and promtool's naming rules against this very gateway."""
+        with self.act("names: drift both ways, and naming habits"):
             if drift.main([self.url("gateway", "/metrics")]):
                 self.failures.append("something drifted (see above)")
+            text = stage.get(self.url("gateway", "/metrics"))
+            done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
+            self.failures += [f"promtool check metrics: {line}" for line in done.stderr.splitlines() if done.returncode]
 
     def provider_fails(self):
         """One provider is gone: its errors and its breaker are told, all together are too few to page."""

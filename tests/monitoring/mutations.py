@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
 """Breaks one thing at a time in a copy of the monitoring files and demands that the check named beside it notices.
 
+    mutations.py [CHECK.py ...] [--metrics FILE]      FILE: the /metrics of a running gateway, for drift.py
+
 Must not touch the repository: it works on copies in a temporary folder. Slower than the checks themselves, so not part of run.sh.
 """
 
+import argparse
 import json
 import os
 import re
@@ -15,7 +18,7 @@ from pathlib import Path
 
 import project
 
-COPIED = ["alerts", "docs", "grafana", "logging", "tests/monitoring", "docker-compose.monitoring.yml", "README.md"]
+COPIED = ["alerts", "docs", "grafana", "logging", "tracing", "tests/monitoring", "docker-compose.monitoring.yml", "README.md"]
 
 
 def copy_to(folder):
@@ -76,6 +79,17 @@ def query_replace(index, old, new):
     )
 
 
+def append(path, text):
+    """A mutation that adds to a file."""
+
+    def mutate(root):
+        with (root / path).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+    return mutate
+
+
+METRICS = "metrics.txt"
 OVERVIEW = "choreoai-overview"
 ALERTS, RECORDS = "alerts/rules/alerts.rules.yml", "alerts/rules/recording.rules.yml"
 SLO, THRESHOLDS = "alerts/rules/slo.rules.yml", "alerts/rules/thresholds.rules.yml"
@@ -135,7 +149,27 @@ MUTATIONS = {
         ("a port open to the world", replace(COMPOSE, "127.0.0.1:${PROMETHEUS_PORT", "0.0.0.0:${PROMETHEUS_PORT"), "loopback"),
         ("an unpinned image", replace(COMPOSE, "prom/alertmanager:v", "prom/alertmanager:latest # v"), "pinned"),
         ("a service without a limit", replace(COMPOSE, "memory: 512M", "pids: 100"), ""),
+        ("a volume nobody declares", replace(COMPOSE, "  loki_data:\n", ""), "loki_data"),
+        ("a link to a data source that is not there", replace("grafana/provisioning/datasources/datasources.yml", "datasourceUid: jaeger", "datasourceUid: tempo"), "tempo"),
         ("a mounted file that is not there", replace(COMPOSE, "./alerts:/etc/prometheus", "./alarms:/etc/prometheus"), "alarms"),
+    ],
+    "acceptance.py": [
+        ("a row left out", replace("docs/monitoring-acceptance.md", "| 001-A5 |", "| 001-A55 |"), "001-A5 is missing"),
+        ("a panel renamed", replace("docs/monitoring-acceptance.md", "«Queue wait p95»", "«Queue wait»"), "«Queue wait»"),
+        ("an alert renamed", replace(ALERTS, "alert: QueueBacklog", "alert: Backlog"), "QueueBacklog"),
+        ("a link to nowhere", replace("docs/monitoring.md", "(queries.md)", "(question.md)"), "question.md"),
+    ],
+    "drift.py": [
+        ("a panel of a metric that does not exist", reshape(OVERVIEW, query_replace(5, "choreoai_active_connections", "choreoai_active_conns")), "no metric choreoai_active_conns"),
+        ("a panel grouped by a label that does not exist", reshape("choreoai-security", lambda b, p: p[2]["targets"][0].update(expr=p[2]["targets"][0]["expr"].replace("by (scope, limit)", "by (scope, kind)"))), "by (kind)"),
+        ("an alert that filters on a label that does not exist", replace(ALERTS, "(choreoai_circuit_breaker_state) == 2", '(choreoai_circuit_breaker_state{name="x"}) == 2'), "no label name"),
+        ("a usage source nobody writes", reshape("choreoai-cost", lambda b, p: [q["targets"][0].update(expr=q["targets"][0]["expr"].replace('"estimated"', '"guessed"')) for q in p]), "guessed"),
+        ("a bucket edge that is none", replace(SLO, 'le="0.01"', 'le="0.015"'), "0.015"),
+        ("a runbook's query of an old name", replace("docs/runbooks/QueueBacklog.md", "choreoai_queue_size", "choreoai_queue_length"), "choreoai_queue_length"),
+        ("a page's label that does not exist", replace("docs/monitoring-acceptance.md", "choreoai_queue_size{provider}", "choreoai_queue_size{pool}"), "no label pool"),
+        ("a metric renamed in the gateway", replace(METRICS, "# TYPE choreoai_active_connections gauge\nchoreoai_active_connections", "# TYPE choreoai_open_connections gauge\nchoreoai_open_connections"), "no metric choreoai_active_connections"),
+        ("a metric nobody shows", append(METRICS, "# TYPE choreoai_new_total counter\nchoreoai_new_total 0\n"), "choreoai_new_total is on no dashboard"),
+        ("a capability that arrived without its panels", append(METRICS, '# TYPE choreoai_cache_hits_total counter\nchoreoai_cache_hits_total{cache="exact"} 0\n'), "no longer waits"),
     ],
 }  # fmt: skip
 
@@ -143,15 +177,18 @@ MUTATIONS = {
 def run(check, root):
     """(exit status, output) of one check in a copy."""
     command = [sys.executable, root / "tests" / "monitoring" / check]
+    command += [root / METRICS] if check == "drift.py" else []
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=180)
     return done.returncode, done.stdout + done.stderr
 
 
-def survives(check, what, mutate, says):
+def survives(check, what, mutate, says, metrics):
     """Why a mutation went unnoticed, or nothing."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         copy_to(root)
+        if metrics:
+            shutil.copy(metrics, root / METRICS)
         mutate(root)
         status, output = run(check, root)
     if status == 0:
@@ -161,14 +198,18 @@ def survives(check, what, mutate, says):
     return ""
 
 
-def main(arguments):
+def main():
     """Try every mutation (or those of the checks named); the exit status is 1 when one went unnoticed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checks", nargs="*", metavar="CHECK.py")
+    parser.add_argument("--metrics", help="the /metrics of a running gateway")
+    chosen = parser.parse_args()
     bad, count = [], 0
     for check, mutations in MUTATIONS.items():
-        if arguments and check not in arguments:
+        if (chosen.checks and check not in chosen.checks) or (check == "drift.py" and not chosen.metrics):
             continue
         for what, mutate, says in mutations:
-            problem = survives(check, what, mutate, says)
+            problem = survives(check, what, mutate, says, chosen.metrics)
             print(f"{'MISSED' if problem else 'caught'} {check}: {re.sub(chr(10), ' ', what)}", flush=True)
             count += 1
             bad += [problem] if problem else []
@@ -178,4 +219,4 @@ def main(arguments):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

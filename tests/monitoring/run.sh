@@ -30,7 +30,7 @@ install_types || { echo "FAIL the npm packages could not be installed"; exit 1; 
 python=$(find_python) || { echo "FAIL no Python with PyYAML"; exit 1; }
 
 failed=0
-for check in rules alerting compose dashboards; do
+for check in rules alerting compose dashboards acceptance; do
   "$python" "$here/$check.py" || failed=1
 done
 exit "$failed"
