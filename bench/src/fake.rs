@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{spawn_local, yield_now};
 use tokio::time::{Instant, sleep_until};
 
 use crate::http1::Message;
@@ -30,7 +31,7 @@ pub async fn serve(listen: SocketAddr) -> io::Result<()> {
     loop {
         let (socket, _) = listener.accept().await?;
         let answers = Rc::clone(&answers);
-        tokio::task::spawn_local(async move {
+        spawn_local(async move {
             // A caller that goes away ends its own connection only.
             let _ = connection(socket, &answers).await;
         });
@@ -87,6 +88,9 @@ async fn send_stream(socket: &mut TcpStream, stream: &Stream, plan: Plan) -> io:
     if plan.pace_us == 0 {
         for _ in 0..plan.events {
             socket.write_all(&stream.event).await?;
+            // Streams take turns by the event: else one writes its whole answer before another's first
+            // event, and what is measured is how well that coalesces.
+            yield_now().await;
         }
         return socket.write_all(&stream.closing).await;
     }
