@@ -34,8 +34,8 @@ pub struct Config {
     pub server: Server,
     /// Limits and where they are counted.
     pub rate_limit: RateLimit,
-    /// How log lines are written.
-    pub log_format: LogFormat,
+    /// How log lines are written; `None` is text at a terminal and JSON elsewhere.
+    pub log_format: Option<LogFormat>,
     /// What happens to calls of models without a price.
     pub unpriced: Unpriced,
     /// The upstream accounts.

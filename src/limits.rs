@@ -5,18 +5,31 @@
 //! takes from all its rules in one atomic step or from none; it reserves tokens and settles on what it used.
 
 mod answer;
+mod ledger;
 mod memory;
+mod observer;
+mod queue;
+mod redis;
 mod rule;
 mod slots;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::Duration;
 
 pub use answer::{Denied, Reason, Standing, Window};
-pub use memory::Ledger;
+pub use ledger::Ledger;
+pub use observer::{BackendState, Observer, OnFailure};
+pub use queue::{Queue, QueueOptions, QueueReason, QueueRefused, Slot};
+pub use redis::{BadRedisUrl, RedisOptions};
 pub use rule::{Limit, Rule, Scope};
 
-use memory::{Cell, Clock, Return};
+use ledger::Ledgers;
+use memory::{Alone, Clock, Refusal, Return};
+use redis::{Answer, Grant, Shared};
+
+/// When to ask again while Redis is away and the policy is `closed`: by then it may be back.
+const CLOSED_RETRY: Duration = Duration::from_secs(5);
 
 /// All limits of this process. Cheap to clone; clones share what they count.
 #[derive(Debug, Clone)]
@@ -27,33 +40,51 @@ pub struct Limits {
 #[derive(Debug)]
 struct House {
     clock: Clock,
-    /// One cell per scope and name, so that a rule which is configured again goes on where it was.
-    /// Bounded by the configuration: only [`Limits::ledger`] adds to it.
-    cells: Mutex<HashMap<Identity, Arc<Cell>>>,
+    ledgers: Arc<Ledgers>,
+    shared: Option<Arc<Shared>>,
 }
-
-/// What makes two rules the same one.
-type Identity = (Scope, Arc<str>);
 
 impl Limits {
     /// Limits that this process counts for itself.
     #[must_use]
     pub fn memory() -> Self {
-        Self { house: Arc::new(House { clock: Clock::start(), cells: Mutex::default() }) }
+        Self { house: Arc::new(House { clock: Clock::start(), ledgers: Arc::default(), shared: None }) }
+    }
+
+    /// Limits that all replicas count together in Redis. Connects in the background, at once if this is called within a
+    /// runtime, else with the first call; nothing here waits for Redis.
+    ///
+    /// # Errors
+    /// [`BadRedisUrl`] when the URL cannot be read.
+    pub fn redis(options: RedisOptions, observer: Arc<dyn Observer>) -> Result<Self, BadRedisUrl> {
+        Self::redis_with_clock(options, observer, Arc::default())
+    }
+
+    /// As [`Limits::redis`], with a clock in Redis that tests can turn: `shift` is added to its time, in milliseconds.
+    ///
+    /// # Errors
+    /// As [`Limits::redis`].
+    pub fn redis_with_clock(
+        options: RedisOptions,
+        observer: Arc<dyn Observer>,
+        shift: Arc<AtomicI64>,
+    ) -> Result<Self, BadRedisUrl> {
+        let (clock, ledgers) = (Clock::start(), Arc::<Ledgers>::default());
+        let shared = Shared::new(options, observer, ledgers.clone(), clock, shift)?;
+        shared.start();
+        Ok(Self { house: Arc::new(House { clock, ledgers, shared: Some(shared) }) })
     }
 
     /// Opens the ledger of a rule: once per rule, when the configuration is read. Ledgers of the same scope and name share
     /// one count, each with its own figures.
     #[must_use]
     pub fn ledger(&self, rule: Rule) -> Arc<Ledger> {
-        let name: Arc<str> = rule.name.as_str().into();
-        let mut cells = self.house.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = cells.len() as u64;
-        let cell = cells.entry((rule.scope, name.clone())).or_insert_with(|| Arc::new(Cell::new(id)));
-        Arc::new(Ledger { rule, name, cell: cell.clone() })
+        let prefix = self.house.shared.as_ref().map_or("", |shared| shared.options.prefix.as_str());
+        self.house.ledgers.open(rule, prefix)
     }
 
     /// Takes one call and `tokens` from every ledger in one atomic step. A ledger that is named twice counts once.
+    /// With Redis this takes no longer than the deadline. Dropping the future takes nothing.
     ///
     /// # Errors
     /// [`Denied`] when one of them has no room; then nothing was taken from any.
@@ -62,28 +93,90 @@ impl Limits {
         if let Some(denied) = never_fits(&ledgers, tokens) {
             return Err(denied);
         }
-        match memory::admit(&ledgers, tokens, self.house.clock, 1) {
-            Ok(taken) => Ok(Permit {
-                house: self.house.clone(),
-                ledgers,
-                slot: taken.slot,
-                reserved: tokens,
-                used: 0,
-                standing: taken.standing,
-            }),
-            Err(refusal) => {
-                let ledger = &ledgers[refusal.index];
-                Err(Denied {
-                    scope: ledger.rule.scope,
-                    limit: refusal.limit,
-                    rule: ledger.name.clone(),
-                    reason: Reason::Exhausted,
-                    retry_after: Some(refusal.wait),
-                    standing: refusal.standing,
-                    degraded: false,
-                })
-            }
+        let Some(shared) = &self.house.shared else { return self.decide(ledgers, tokens, Alone::Always) };
+        if ledgers.iter().all(|ledger| ledger.rule.limits_nothing()) {
+            return Ok(self.permit(ledgers, tokens, Standing::default(), None));
         }
+        match shared.ask(&ledgers, tokens).await {
+            Answer::Admitted(grant, standing) => Ok(self.permit(ledgers, tokens, standing, Some(grant))),
+            Answer::Refused(refusal) => Err(denied(&ledgers, refusal, false)),
+            Answer::Away => self.decide_without(shared, ledgers, tokens),
+        }
+    }
+
+    /// Where the limits are counted now.
+    #[must_use]
+    pub fn state(&self) -> BackendState {
+        self.house.shared.as_ref().map_or(BackendState::Memory, |shared| shared.state())
+    }
+
+    /// How many replicas share the limits, by Redis' latest word.
+    #[must_use]
+    pub fn replicas(&self) -> u64 {
+        self.house.shared.as_ref().map_or(1, |shared| shared.replicas())
+    }
+
+    /// Tells Redis what the ended calls gave back, and leaves the replicas. Call it when all permits are dropped; takes half
+    /// a second at most.
+    pub async fn close(&self) {
+        if let Some(shared) = &self.house.shared {
+            shared.leave().await;
+        }
+    }
+
+    /// Applies the policy for a Redis that is away.
+    fn decide_without(&self, shared: &Shared, ledgers: Vec<Arc<Ledger>>, tokens: u64) -> Result<Permit, Denied> {
+        shared.observer.degraded(shared.options.on_failure);
+        match shared.options.on_failure {
+            OnFailure::Local => self.decide(ledgers, tokens, Alone::Among(shared.replicas())),
+            OnFailure::Open => {
+                let grant = shared.grant_alone(&ledgers);
+                Ok(self.permit(ledgers, tokens, Standing::default(), Some(grant)))
+            }
+            OnFailure::Closed => Err(Denied {
+                reason: Reason::Unavailable,
+                ..denied(
+                    &ledgers,
+                    Refusal { index: 0, limit: Limit::Requests, wait: CLOSED_RETRY, standing: Standing::default() },
+                    true,
+                )
+            }),
+        }
+    }
+
+    /// Decides by this process's own count.
+    fn decide(&self, ledgers: Vec<Arc<Ledger>>, tokens: u64, alone: Alone) -> Result<Permit, Denied> {
+        match memory::admit(&ledgers, tokens, self.house.clock, alone) {
+            Ok(taken) => {
+                let grant = self.house.shared.as_ref().map(|shared| shared.grant_alone(&ledgers));
+                let (house, slot, standing) = (self.house.clone(), taken.slot, taken.standing);
+                Ok(Permit { house, ledgers, slot, reserved: tokens, used: 0, standing, grant })
+            }
+            Err(refusal) => Err(denied(&ledgers, refusal, alone != Alone::Always)),
+        }
+    }
+
+    /// A permit that was decided elsewhere; this process counts it too, for the day it has to decide alone.
+    fn permit(&self, ledgers: Vec<Arc<Ledger>>, tokens: u64, standing: Standing, grant: Option<Grant>) -> Permit {
+        let owed = match (&self.house.shared, &grant) {
+            (Some(shared), Some(grant)) => !shared.knows(grant),
+            _ => false,
+        };
+        let slot = memory::record(&ledgers, tokens, self.house.clock, owed);
+        Permit { house: self.house.clone(), ledgers, slot, reserved: tokens, used: 0, standing, grant }
+    }
+}
+
+fn denied(ledgers: &[Arc<Ledger>], refusal: Refusal, degraded: bool) -> Denied {
+    let ledger = ledgers.get(refusal.index);
+    Denied {
+        scope: ledger.map_or(Scope::Gateway, |ledger| ledger.rule.scope),
+        limit: refusal.limit,
+        rule: ledger.map_or_else(|| "".into(), |ledger| ledger.name.clone()),
+        reason: Reason::Exhausted,
+        retry_after: Some(refusal.wait),
+        standing: refusal.standing,
+        degraded,
     }
 }
 
@@ -123,6 +216,7 @@ pub struct Permit {
     reserved: u64,
     used: u64,
     standing: Standing,
+    grant: Option<Grant>,
 }
 
 impl Permit {
@@ -141,7 +235,12 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let back = Return { slot: self.slot, reserved: self.reserved, used: self.used };
+        let shared = self.house.shared.as_ref().zip(self.grant);
+        let owed = shared.is_some_and(|(shared, grant)| !shared.knows(&grant));
+        let back = Return { slot: self.slot, reserved: self.reserved, used: self.used, owed };
         memory::give_back(&self.ledgers, back, self.house.clock);
+        if let Some((shared, grant)) = shared {
+            shared.release(std::mem::take(&mut self.ledgers), grant, self.reserved, self.used);
+        }
     }
 }

@@ -48,6 +48,8 @@ struct Ask {
     request: Arc<ChatRequest>,
     plan: Arc<Plan>,
     standing: Standing,
+    /// The caller's name: whose turn it is in a provider's line.
+    key: String,
 }
 
 /// Answers one call to `endpoint`.
@@ -132,7 +134,8 @@ async fn let_in(
         );
     }
     let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
-    Ok(Ask { endpoint, request: Arc::new(request), plan, standing })
+    let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
+    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key })
 }
 
 fn unknown_model(model: &str) -> Error {

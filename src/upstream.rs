@@ -66,6 +66,8 @@ impl Upstream {
     /// # Errors
     /// When the key holds characters that no header can carry, or the TLS roots cannot be read.
     pub fn new(provider: &config::Provider, auth: Auth, metrics: &Metrics) -> Result<Self, config::ConfigError> {
+        // The process needs one default cryptography; a second call finds it already chosen.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let wrong = |what: &str| config::ConfigError(format!("providers.{}: {what}", provider.name));
         let credentials = match &provider.api_key {
             Some(key) => {

@@ -9,9 +9,17 @@ use choreoai::limits::{Limits, Scope};
 use crate::limits_storm::{self as story, Turn, rule};
 
 /// `tokio`'s clock, paused.
-struct Paused;
+struct Paused(tokio::time::Instant);
+
+fn paused() -> Paused {
+    Paused(tokio::time::Instant::now())
+}
 
 impl Turn for Paused {
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).expect("a short time")
+    }
+
     async fn turn(&self, by: Duration) {
         tokio::time::advance(by).await;
     }
@@ -20,19 +28,19 @@ impl Turn for Paused {
 #[tokio::test(start_paused = true)]
 async fn no_storm_passes_more_than_the_limit_in_any_minute() {
     for seed in 0..40 {
-        story::storm(&Limits::memory(), &Paused, seed, 2_000).await;
+        story::storm(&Limits::memory(), &paused(), seed, 2_000).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn constant_overload_passes_nearly_all_of_the_limit() {
-    story::overload(&Limits::memory(), &Paused, Duration::from_millis(7), 10).await;
-    story::overload(&Limits::memory(), &Paused, Duration::from_millis(73), 10).await;
+    story::overload(&Limits::memory(), &paused(), Duration::from_millis(7), 10).await;
+    story::overload(&Limits::memory(), &paused(), Duration::from_millis(73), 10).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lone_burst_may_use_the_whole_limit() {
-    story::lone_burst(&Limits::memory(), &Paused).await;
+    story::lone_burst(&Limits::memory(), &paused()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +50,7 @@ async fn a_refused_call_takes_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn reserve_then_settle() {
-    story::settlements(&Limits::memory(), async || ()).await;
+    story::settlements(&Limits::memory()).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -52,7 +60,7 @@ async fn what_never_fits_is_told_so() {
 
 #[tokio::test]
 async fn a_thousand_abandoned_calls_leave_nothing_behind() {
-    story::aborts(&Limits::memory(), async || ()).await;
+    story::aborts(&Limits::memory()).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,8 +38,8 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
         log_format: word(
             "log.format",
             format.as_deref(),
-            LogFormat::Json,
-            &[("json", LogFormat::Json), ("text", LogFormat::Text)],
+            None,
+            &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
         )?,
         unpriced: word(
             "unpriced",

@@ -7,6 +7,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::answer::{Standing, Window};
+use super::ledger::Ledger;
+use super::redis::Keys;
 use super::rule::{Limit, Rule};
 use super::slots::{SPAN_MS, Slots, slot_of};
 
@@ -27,33 +29,12 @@ impl Clock {
     }
 }
 
-/// A rule with the place where it is counted, resolved once when the configuration is read, so that a call hashes nothing.
-/// Get it from [`Limits::ledger`](super::Limits::ledger).
-#[derive(Debug)]
-pub struct Ledger {
-    pub(super) rule: Rule,
-    pub(super) name: Arc<str>,
-    pub(super) cell: Arc<Cell>,
-}
-
-impl Ledger {
-    /// The rule that is counted here.
-    #[must_use]
-    pub const fn rule(&self) -> &Rule {
-        &self.rule
-    }
-
-    /// How many admitted calls of this process run under this rule now.
-    #[must_use]
-    pub fn in_flight(&self) -> u64 {
-        self.cell.lock().in_flight
-    }
-}
-
 /// The count behind all ledgers of the same scope and name. Ordered by `id`: whoever locks several, locks them in this order.
 #[derive(Debug)]
 pub(super) struct Cell {
     pub(super) id: u64,
+    /// Its keys in Redis; unused when this process counts for itself.
+    pub(super) keys: Keys,
     count: Mutex<Count>,
 }
 
@@ -64,15 +45,50 @@ pub(super) struct Count {
     pub(super) tokens: Slots,
     pub(super) in_flight: u64,
     elsewhere: Option<Elsewhere>,
+    /// What passed here while the shared count was away, and is still to be told it.
+    owed: Passed,
+}
+
+/// Calls and tokens by slot.
+#[derive(Debug, Default)]
+struct Passed {
+    requests: Slots,
+    tokens: Slots,
+}
+
+/// Calls and tokens of one slot, as they are told to the shared count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Told {
+    pub(super) slot: u64,
+    pub(super) requests: u64,
+    pub(super) tokens: u64,
 }
 
 /// What other replicas had admitted when the shared count was last seen. While the shared count is away, this much of
 /// the limit is known to be gone for up to a minute.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Elsewhere {
-    pub(super) requests: u64,
-    pub(super) tokens: u64,
-    pub(super) seen_ms: u64,
+struct Elsewhere {
+    requests: u64,
+    tokens: u64,
+    seen_ms: u64,
+}
+
+/// For whom this process decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Alone {
+    /// It is the only one.
+    Always,
+    /// The shared count is away: it has its share of the limit, and owes the shared count what it lets pass.
+    Among(u64),
+}
+
+impl Alone {
+    const fn replicas(self) -> u64 {
+        match self {
+            Self::Always => 1,
+            Self::Among(replicas) => replicas,
+        }
+    }
 }
 
 /// A rule's figures as they bind this process now.
@@ -107,11 +123,13 @@ pub(super) struct Return {
     pub(super) reserved: u64,
     /// The tokens it used.
     pub(super) used: u64,
+    /// Whether the shared count does not know this call.
+    pub(super) owed: bool,
 }
 
 impl Cell {
-    pub(super) fn new(id: u64) -> Self {
-        Self { id, count: Mutex::default() }
+    pub(super) fn new(id: u64, keys: Keys) -> Self {
+        Self { id, keys, count: Mutex::default() }
     }
 
     /// The count is plain numbers, each change of it complete in itself: a panic elsewhere leaves nothing half done.
@@ -129,8 +147,8 @@ pub(super) fn in_order(ledgers: &[Arc<Ledger>]) -> Vec<Arc<Ledger>> {
 }
 
 /// Takes one call and its tokens from all ledgers, or nothing from any. `ledgers` must come from [`in_order`].
-/// Each limit is divided by `replicas`, one at least.
-pub(super) fn admit(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, replicas: u64) -> Result<Taken, Refusal> {
+pub(super) fn admit(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, alone: Alone) -> Result<Taken, Refusal> {
+    let replicas = alone.replicas();
     let mut held: Vec<MutexGuard<'_, Count>> = ledgers.iter().map(|ledger| ledger.cell.lock()).collect();
     // Read under the locks, so that no ledger sees time run backwards.
     let now_ms = clock.now_ms();
@@ -144,7 +162,7 @@ pub(super) fn admit(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, replicas
     }
     if refused.is_none() {
         for (count, ledger) in held.iter_mut().zip(ledgers) {
-            count.take(&ledger.rule, tokens, slot_of(now_ms));
+            count.take(&ledger.rule, tokens, slot_of(now_ms), alone != Alone::Always);
         }
     }
     let mut standing = Standing::default();
@@ -155,6 +173,15 @@ pub(super) fn admit(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, replicas
         None => Ok(Taken { slot: slot_of(now_ms), standing }),
         Some((index, limit, wait)) => Err(Refusal { index, limit, wait, standing }),
     }
+}
+
+/// Counts a call that somebody else admitted, and says in which slot. With `owed`, the shared count is to be told of it.
+pub(super) fn record(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, owed: bool) -> u64 {
+    let now = slot_of(clock.now_ms());
+    for ledger in ledgers {
+        ledger.cell.lock().take(&ledger.rule, tokens, now, owed);
+    }
+    now
 }
 
 /// Gives the place of a call back to every ledger, and the tokens it did not use; charges the tokens it used beyond.
@@ -209,12 +236,14 @@ impl Count {
     }
 
     /// Counts one admitted call.
-    pub(super) fn take(&mut self, rule: &Rule, tokens: u64, now: u64) {
+    fn take(&mut self, rule: &Rule, tokens: u64, now: u64, owed: bool) {
         if rule.requests_per_minute.is_some() {
             self.requests.add(now, 1);
+            self.owed.requests.add(now, u64::from(owed));
         }
         if rule.tokens_per_minute.is_some() {
             self.tokens.add(now, tokens);
+            self.owed.tokens.add(now, if owed { tokens } else { 0 });
         }
         self.in_flight += 1;
     }
@@ -225,9 +254,43 @@ impl Count {
             return;
         }
         if back.used <= back.reserved {
-            self.tokens.take_back(back.slot, back.reserved - back.used, now);
+            let unused = back.reserved - back.used;
+            self.tokens.take_back(back.slot, unused, now);
+            self.owed.tokens.take_back(back.slot, if back.owed { unused } else { 0 }, now);
         } else {
-            self.tokens.add(now, back.used - back.reserved);
+            let beyond = back.used - back.reserved;
+            self.tokens.add(now, beyond);
+            self.owed.tokens.add(now, if back.owed { beyond } else { 0 });
+        }
+    }
+
+    /// Takes note of what the shared count says has passed in all.
+    pub(super) fn learn(&mut self, requests: u64, tokens: u64, now_ms: u64) {
+        let now = slot_of(now_ms);
+        self.elsewhere = Some(Elsewhere {
+            requests: requests.saturating_sub(self.requests.sum(now)),
+            tokens: tokens.saturating_sub(self.tokens.sum(now)),
+            seen_ms: now_ms,
+        });
+    }
+
+    /// What is to be told to the shared count: what it was not told yet, or all if it lost everything. It counts as told.
+    pub(super) fn tell(&mut self, everything: bool, now: u64) -> Vec<Told> {
+        let owed = std::mem::take(&mut self.owed);
+        let (mut requests, mut tokens) = (owed.requests, owed.tokens);
+        let (requests, tokens) = if everything { (&mut self.requests, &mut self.tokens) } else { (&mut requests, &mut tokens) };
+        requests.sum(now);
+        tokens.sum(now);
+        let told = requests.iter().map(|(slot, requests)| Told { slot, requests, tokens: 0 });
+        let spent = tokens.iter().map(|(slot, tokens)| Told { slot, requests: 0, tokens });
+        told.chain(spent).filter(|told| told.requests + told.tokens > 0).collect()
+    }
+
+    /// Owes again what could not be told. A slot more than once told is too much, never too little.
+    pub(super) fn owe(&mut self, told: &[Told]) {
+        for told in told {
+            self.owed.requests.add(told.slot, told.requests);
+            self.owed.tokens.add(told.slot, told.tokens);
         }
     }
 

@@ -86,6 +86,11 @@ impl Slots {
     pub(super) fn empty_at(&self) -> Option<u64> {
         self.kept.iter().rev().find(|(_, amount)| *amount > 0).map(|&(slot, _)| leaves_at(slot))
     }
+
+    /// The slots that are counted, oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.kept.iter().copied()
+    }
 }
 
 #[cfg(test)]
