@@ -4,6 +4,7 @@
 
 mod admission;
 mod attempt;
+mod origin;
 mod reply;
 
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use crate::router::order;
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
+pub use origin::{Origin, new_request_id};
 
 /// Where a call came from, and by which route.
 #[derive(Clone, Debug)]
