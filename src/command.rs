@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use choreoai::app::App;
-use choreoai::config::{self, Backend, Config, ConfigError, LogFormat};
-use choreoai::house::House;
-use choreoai::limits::Limits;
+use choreoai::config::{self, Config, ConfigError, LogFormat};
+use choreoai::house::{self, House};
 use choreoai::meter::Meter;
 use choreoai::metrics::Metrics;
 use choreoai::{demo, report, server, telemetry};
@@ -141,7 +140,7 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
         .set(1);
     metrics.config_last_reload_successful.set(1);
     let listen = config.server.listen;
-    let limits = limits(&config);
+    let limits = house::limits(&config.rate_limit, &metrics)?;
     let meter = Meter::new(Arc::clone(&metrics));
     let house = Arc::new(House::build(config, Arc::clone(&metrics), meter, limits)?);
     let listener = TcpListener::bind(listen).await.map_err(|error| ConfigError(format!("cannot listen on {listen}: {error}")))?;
@@ -155,14 +154,10 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
         told_to_stop().await;
         told = Instant::now();
     };
+    let limits = house.limits.clone();
     server::serve(listener, App { house, is_leaving: Arc::default() }, shutdown).await?;
+    limits.close().await;
     Ok(told.elapsed())
-}
-
-fn limits(config: &Config) -> Limits {
-    match config.rate_limit.backend {
-        Backend::Memory | Backend::Redis => Limits::memory(),
-    }
 }
 
 /// Ready when the process is asked to end.

@@ -2,14 +2,16 @@
 //! the rooms that carry it out.
 //! It must not know how a call runs through it.
 
+mod observer;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use crate::auth::{Auth, Caller};
-use crate::config::{self, Config, ConfigError, Unpriced};
-use crate::limits::{Ledger, Limits, Rule, Scope};
+use crate::config::{self, Backend, Config, ConfigError, Unpriced};
+use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope};
 use crate::meter::{Account, Meter, Outcome, UsageSource};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
@@ -33,8 +35,10 @@ pub struct Provider {
     pub wire: Wire,
     /// The way to it.
     pub upstream: Upstream,
-    /// Its own limits, when it has any.
+    /// Its own limits per minute, when it has any.
     pub ledger: Option<Arc<Ledger>>,
+    /// The line before its concurrent places, when they are limited.
+    pub queue: Option<Queue>,
     /// The account of models that may not be labels.
     other: Arc<Account>,
 }
@@ -288,8 +292,31 @@ impl House {
     }
 }
 
+/// The limits where the configuration wants them counted. Must be called within the runtime.
+///
+/// # Errors
+/// When the Redis address cannot be read.
+pub fn limits(config: &config::RateLimit, metrics: &Arc<Metrics>) -> Result<Limits, ConfigError> {
+    let (name, limits) = match config.backend {
+        Backend::Memory => ("memory", Limits::memory()),
+        Backend::Redis => {
+            let mut options = RedisOptions::new(config.redis_url.reveal());
+            options.deadline = config.deadline;
+            options.on_failure = match config.on_failure {
+                config::OnFailure::Local => OnFailure::Local,
+                config::OnFailure::Open => OnFailure::Open,
+                config::OnFailure::Closed => OnFailure::Closed,
+            };
+            let observer = Arc::new(observer::LimitsObserver(Arc::clone(metrics)));
+            ("redis", Limits::redis(options, observer).map_err(|error| ConfigError(format!("rate_limit.redis_url: {error}")))?)
+        }
+    };
+    metrics.rate_limit_backend_state.with_label_values(&[name]);
+    Ok(limits)
+}
+
 impl Provider {
-    fn new(config: &config::Provider, metrics: &Metrics, limits: &Limits) -> Result<Self, ConfigError> {
+    fn new(config: &config::Provider, metrics: &Arc<Metrics>, limits: &Limits) -> Result<Self, ConfigError> {
         let unknown = || ConfigError(format!("providers.{}: there is no kind \"{}\"", config.name, config.kind));
         let wire = providers::provider(&config.kind).ok_or_else(unknown)?;
         metrics.circuit_breaker_state.with_label_values(&[&config.name]);
@@ -299,6 +326,7 @@ impl Provider {
             wire: Wire(wire),
             upstream: Upstream::new(config, wire.auth(), metrics)?,
             ledger: ledger(limits, Scope::Provider, &config.name, rule),
+            queue: queue(config, metrics),
             other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),
             config: config.clone(),
         })
@@ -340,6 +368,15 @@ impl KeyLedgers {
         });
         Self { all: ledger(limits, Scope::Key, &key.name, key.limits), by_model: by_model.collect() }
     }
+}
+
+fn queue(config: &config::Provider, metrics: &Arc<Metrics>) -> Option<Queue> {
+    metrics.queue_size.with_label_values(&[&config.name]);
+    metrics.queue_wait.with_label_values(&[&config.name]);
+    let max_concurrent = usize::try_from(config.limits.max_concurrent?).unwrap_or(usize::MAX);
+    let options =
+        QueueOptions { provider: config.name.clone(), max_concurrent, size: config.queue.size, wait: config.queue.wait };
+    Some(Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics)))))
 }
 
 fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Option<Arc<Ledger>> {

@@ -4,6 +4,7 @@
 
 mod admission;
 mod attempt;
+mod origin;
 mod reply;
 
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use crate::router::order;
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
+pub use origin::{Origin, new_request_id};
 
 /// Where a call came from, and by which route.
 #[derive(Clone, Debug)]
@@ -48,6 +50,8 @@ struct Ask {
     request: Arc<ChatRequest>,
     plan: Arc<Plan>,
     standing: Standing,
+    /// The caller's name: whose turn it is in a provider's line.
+    key: String,
 }
 
 /// Answers one call to `endpoint`.
@@ -132,7 +136,8 @@ async fn let_in(
         );
     }
     let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
-    Ok(Ask { endpoint, request: Arc::new(request), plan, standing })
+    let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
+    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key })
 }
 
 fn unknown_model(model: &str) -> Error {

@@ -7,15 +7,15 @@ use std::process::Command;
 
 /// From the top down: a file may name what stands on a lower floor, never beside or above.
 const FLOORS: [&[&str]; 9] = [
-    &["main"],
-    &["command"],
-    &["server", "report"],
+    &["main", "command"],
+    &["report", "server"],
     &["app"],
-    &["flood", "status"],
+    &["flood"],
     &["pipeline"],
+    &["status"],
     &["house"],
-    &["auth", "limits", "router", "upstream", "stream", "meter", "prices", "tokens", "cache", "guard", "demo"],
-    &["config", "metrics", "error", "telemetry"],
+    &["auth", "limits", "router", "upstream", "stream", "meter", "prices", "tokens", "cache", "guard", "demo", "telemetry"],
+    &["config", "metrics", "error"],
 ];
 
 /// Arrows between rooms of one floor.

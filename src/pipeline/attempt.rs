@@ -15,6 +15,7 @@ use super::{Ask, admission};
 use crate::config::OnDisconnect;
 use crate::error::{Error, Kind};
 use crate::house::{House, Lane, unix_seconds};
+use crate::limits::{Limit, QueueReason, QueueRefused, Scope};
 use crate::meter::{Call, OnSettled, Outcome};
 use crate::metrics::Metrics;
 use crate::router::{self, Running};
@@ -142,7 +143,7 @@ fn pause(base: Duration, max: Duration, tried: u32, asked: Option<Duration>) -> 
 
 /// One attempt.
 async fn once(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call: Call) -> Result<Reply, Box<Failed>> {
-    let on_settled = match place(house, ask, lane).await {
+    let on_settled = match place(house, ask, lane, &mut call).await {
         Ok(on_settled) => on_settled,
         Err(error) => return Err(Box::new(Failed { call, error, then: Then::Next })),
     };
@@ -188,12 +189,41 @@ impl UnderWay {
 }
 
 /// A place within the provider's own limits, as what is to be told when the attempt is settled.
-async fn place(house: &House, ask: &Ask, lane: &Lane) -> Result<OnSettled, Error> {
-    let Some(ledger) = &lane.provider.ledger else { return Ok(None) };
-    let tokens = lane.account.reservation(&ask.request);
-    let admitted = house.limits.admit(&[Arc::clone(ledger)], tokens).await;
-    let mut permit = admitted.map_err(|denied| admission::refusal(house, &denied))?;
-    Ok(Some(Box::new(move |used| permit.settle(used))))
+async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, Error> {
+    let slot = match &lane.provider.queue {
+        Some(queue) => {
+            let began = Instant::now();
+            let entered = queue.enter(&ask.key).await;
+            call.waited(began.elapsed());
+            Some(entered.map_err(|refused| queue_full(house, &refused))?)
+        }
+        None => None,
+    };
+    let permit = match &lane.provider.ledger {
+        Some(ledger) => {
+            let admitted = house.limits.admit(&[Arc::clone(ledger)], lane.account.reservation(&ask.request)).await;
+            Some(admitted.map_err(|denied| admission::refusal(house, &denied))?)
+        }
+        None => None,
+    };
+    if slot.is_none() && permit.is_none() {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(move |used| {
+        if let Some(mut permit) = permit {
+            permit.settle(used);
+        }
+        drop(slot);
+    })))
+}
+
+fn queue_full(house: &House, refused: &QueueRefused) -> Error {
+    house.metrics.rate_limit_hits.with_label_values(&[Scope::Provider.label(), Limit::Concurrency.label()]).inc();
+    let why = match refused.reason {
+        QueueReason::Full => "the line for this provider is full",
+        QueueReason::TooLong => "the wait for this provider was too long",
+    };
+    Error::new(Kind::QueueFull, why).retry_after(Some(refused.retry_after))
 }
 
 fn translate(ask: &Ask, lane: &Lane, call: &Call) -> Result<UpstreamRequest, Error> {

@@ -28,6 +28,8 @@ pub(super) struct Glance {
     pub groq_usage: Option<Span>,
     /// `service_tier`.
     pub tier: Option<Span>,
+    /// `choices` is a list.
+    pub has_choices: bool,
     /// How many choices there are.
     pub choices: usize,
     /// The only choice, when there is one.
@@ -85,7 +87,7 @@ pub(super) fn glance(chunk: &[u8]) -> Result<Glance, Fault> {
     scanner.members(|scanner, key| look.member(scanner, key))?;
     scanner.end()?;
     let found = &mut look.found;
-    found.is_foreign |= found.id.is_none() || found.model.is_none() || found.created.is_none();
+    found.is_foreign |= !found.has_choices || found.id.is_none() || found.model.is_none() || found.created.is_none();
     Ok(look.found)
 }
 
@@ -105,10 +107,14 @@ impl Look<'_> {
             }
             b"created" => {
                 let (value, shape) = scanner.value()?;
-                self.found.created = (shape == Shape::Number).then_some(value);
+                let is_whole = shape == Shape::Number && self.chunk[value.clone()].iter().all(u8::is_ascii_digit);
+                self.found.created = is_whole.then_some(value);
             }
             b"model" => self.found.model = self.filled(scanner)?,
-            b"choices" if scanner.shape() == Some(Shape::Array) => scanner.elements(|scanner| self.choice(scanner))?,
+            b"choices" if scanner.shape() == Some(Shape::Array) => {
+                self.found.has_choices = true;
+                scanner.elements(|scanner| self.choice(scanner))?;
+            }
             b"usage" => self.found.usage = self.object(scanner)?,
             b"service_tier" => self.found.tier = self.filled(scanner)?,
             b"x_groq" if scanner.shape() == Some(Shape::Object) => scanner.members(|scanner, key| {

@@ -70,9 +70,31 @@ pub(super) fn flatten_content(message: &mut Map<String, Value>) -> bool {
     true
 }
 
+/// A time in whole seconds, where some servers write fractions.
+pub(super) fn whole_seconds(time: &Value) -> Option<u64> {
+    let fractional =
+        || time.as_f64().filter(|time| (0.0..1e15).contains(time)).and_then(|time| format!("{time:.0}").parse().ok());
+    time.as_u64().or_else(fractional)
+}
+
 /// Takes out what some gateways write for nothing: a function call without a name, audio without sound.
 pub(super) fn drop_hollow(message: &mut Map<String, Value>) {
-    message.retain(|name, value| !matches!(name.as_str(), "function_call" | "audio") || !is_hollow(value));
+    message.retain(|name, value| match name.as_str() {
+        "function_call" => value.is_object() && !is_hollow(value),
+        "audio" => !is_hollow(value),
+        _ => true,
+    });
+}
+
+/// Members that are text with OpenAI, and were written as lists or objects of text.
+pub(super) fn only_text(message: &mut Map<String, Value>) {
+    for name in ["role", "refusal", "reasoning_content", "reasoning"] {
+        if let Some(value) = message.get_mut(name).filter(|value| !value.is_string() && !value.is_null()) {
+            let mut text = String::new();
+            words(value, &mut text);
+            *value = if text.is_empty() { Value::Null } else { Value::from(text) };
+        }
+    }
 }
 
 /// Whether a value is an object in which nothing is said.

@@ -314,6 +314,7 @@ impl Stream {
         let mut delta = self.delta_of(&mut choice, index);
         self.begin(index);
         mend::flatten_content(&mut delta);
+        mend::only_text(&mut delta);
         mend::drop_hollow(&mut delta);
         self.place_calls(&mut delta, index);
         let speaks = mend::spoken(&delta, &mut self.text);
@@ -323,6 +324,7 @@ impl Stream {
             Finish::Failure(class) => Some(failure_of(&choice, class)),
             _ => choice.get("error").filter(|error| error.is_object()).map(failure::from_value),
         };
+        choice.shift_remove("error");
         choice.insert("index".to_owned(), Value::from(index));
         choice.insert("finish_reason".to_owned(), Value::Null);
         let before = self.finishes.iter().position(|finished| finished.choice == index);
@@ -370,11 +372,12 @@ impl Stream {
         let fragments = match delta.get_mut("tool_calls") {
             Some(Value::Array(fragments)) => std::mem::take(fragments),
             Some(Value::Object(only)) => vec![Value::Object(std::mem::take(only))],
-            _ => return,
+            Some(Value::Null) | None => return,
+            Some(_) => Vec::new(),
         };
         let choice = &mut self.choices[index];
         let id = &self.id;
-        let mut placed = Vec::with_capacity(fragments.len());
+        let mut placed = Vec::new();
         for fragment in fragments {
             let Value::Object(mut fragment) = fragment else { continue };
             if choice.calls.place(&mut fragment, |number| minted_id(id, index, number)) {
@@ -382,7 +385,11 @@ impl Stream {
                 placed.push(Value::Object(fragment));
             }
         }
-        delta.insert("tool_calls".to_owned(), Value::Array(placed));
+        if placed.is_empty() {
+            delta.shift_remove("tool_calls");
+        } else {
+            delta.insert("tool_calls".to_owned(), Value::Array(placed));
+        }
     }
 
     /// The members of a chunk that OpenAI always writes.
@@ -392,19 +399,19 @@ impl Stream {
         let (id, model) = (given(chunk, "id"), given(chunk, "model"));
         if !self.has_own_id && !id.is_empty() {
             self.id = id;
-            self.has_own_id = true;
         }
+        chunk.shift_remove("error");
+        // Whatever the first chunk goes out under stays the stream's id.
+        self.has_own_id = true;
         if !self.has_own_model && !model.is_empty() {
             self.model.clone_from(&model);
             self.has_own_model = true;
         }
-        let created = chunk.get("created").and_then(Value::as_u64);
+        let created = chunk.get("created").and_then(mend::whole_seconds);
         self.created = self.created.or(created);
         chunk.insert("id".to_owned(), Value::from(self.id.as_str()));
         chunk.insert("object".to_owned(), Value::from("chat.completion.chunk"));
-        if created.is_none() {
-            chunk.insert("created".to_owned(), Value::from(self.created.unwrap_or(self.fallback_created)));
-        }
+        chunk.insert("created".to_owned(), Value::from(created.or(self.created).unwrap_or(self.fallback_created)));
         if model.is_empty() {
             chunk.insert("model".to_owned(), Value::from(self.model.as_str()));
         }

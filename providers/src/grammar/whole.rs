@@ -102,7 +102,7 @@ impl Look {
         match name {
             b"id" => found.id = shape == Shape::String && value.len() > 2,
             b"object" => found.object = value == b"\"chat.completion\"",
-            b"created" => found.created = shape == Shape::Number,
+            b"created" => found.created = shape == Shape::Number && value.iter().all(u8::is_ascii_digit),
             b"model" => found.model = shape == Shape::String && value.len() > 2,
             b"service_tier" => {
                 let name = std::str::from_utf8(value).unwrap_or_default();
@@ -225,9 +225,9 @@ fn envelope(call: &Call<'_>, answer: &mut Map<String, Value>) {
         answer.insert("id".to_owned(), Value::from(call.id));
     }
     answer.insert("object".to_owned(), Value::from("chat.completion"));
-    if !answer.get("created").is_some_and(Value::is_number) {
-        answer.insert("created".to_owned(), Value::from(call.created));
-    }
+    answer.shift_remove("error");
+    let created = answer.get("created").and_then(mend::whole_seconds).unwrap_or(call.created);
+    answer.insert("created".to_owned(), Value::from(created));
     if is_empty(answer, "model") {
         answer.insert("model".to_owned(), Value::from(call.model));
     }
@@ -242,6 +242,7 @@ fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &m
     };
     let index = choice.get("index").and_then(Value::as_u64).unwrap_or(place as u64);
     mend::flatten_content(&mut message);
+    mend::only_text(&mut message);
     mend::drop_hollow(&mut message);
     message.entry("role").or_insert_with(|| Value::from("assistant"));
     message.entry("content").or_insert(Value::Null);
