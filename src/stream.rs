@@ -54,6 +54,8 @@ pub enum End {
     Failed(UpstreamError),
     /// Nothing came in time.
     TimedOut,
+    /// The gateway stops.
+    Stopped,
 }
 
 impl End {
@@ -67,6 +69,7 @@ impl End {
             }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
             Self::Failed(error) => Some(Error::from(error.clone())),
+            Self::Stopped => Some(Error::new(error::Kind::ShuttingDown, "the gateway is shutting down")),
         }
     }
 }
@@ -93,6 +96,7 @@ struct Flow<S, W> {
     limits: Limits,
     state: State,
     timer: Pin<Box<Sleep>>,
+    stop: Stop,
 }
 
 /// What the events said so far.
@@ -128,7 +132,12 @@ pub struct Parts<S, W> {
     pub watch: W,
     /// What it is given.
     pub limits: Limits,
+    /// Ready when the gateway stops and no stream may go on.
+    pub stop: Stop,
 }
+
+/// Ready when the gateway stops.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S: Source, W: Watch> Pump<S, W> {
     /// Reads until something was generated or the stream is over; nothing is given out yet. A stream
@@ -189,11 +198,11 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
 
 impl<S: Source, W: Watch> Flow<S, W> {
     fn new(parts: Parts<S, W>) -> Self {
-        let Parts { source, framing, translator, watch, limits } = parts;
+        let Parts { source, framing, translator, watch, limits, stop } = parts;
         let now = Instant::now();
         let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
         let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }
+        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer, stop }
     }
 
     /// Waits for the next bytes, or for the timer, and takes in what they mean.
@@ -206,6 +215,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
                 Err(()) => self.finish(End::Truncated),
             },
             () = &mut self.timer => self.silence(),
+            () = &mut self.stop => self.finish(End::Stopped),
         }
     }
 
