@@ -300,7 +300,6 @@ fn check_error(row: &dyn Provider, recording: &Recording) -> Result<(), String> 
         429 => &[Class::RateLimited, Class::Quota, Class::Overloaded],
         _ => &[Class::Server, Class::Overloaded, Class::Timeout, Class::ContextOverflow],
     };
-    println!("{:<14} {} {:?}: {have:.90}", recording.provider, recording.status.as_u16(), error.class);
     strict::same(&json!(classes.contains(&error.class)), &json!(true), &format!("class {:?}", error.class))
 }
 

@@ -72,7 +72,8 @@ pub(super) fn flatten_content(message: &mut Map<String, Value>) -> bool {
 
 /// A time in whole seconds, where some servers write fractions.
 pub(super) fn whole_seconds(time: &Value) -> Option<u64> {
-    let fractional = || time.as_f64().filter(|time| (0.0..1e15).contains(time)).and_then(|time| format!("{time:.0}").parse().ok());
+    let fractional =
+        || time.as_f64().filter(|time| (0.0..1e15).contains(time)).and_then(|time| format!("{time:.0}").parse().ok());
     time.as_u64().or_else(fractional)
 }
 
