@@ -4,7 +4,10 @@
 
 mod chance;
 mod dialects;
+mod frames;
 mod golden;
+mod json;
 mod play;
 mod recordings_compatible;
+mod requests;
 mod strict;
