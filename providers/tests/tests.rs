@@ -4,6 +4,7 @@
 
 mod chance;
 mod dialects;
+mod failures;
 mod frames;
 mod golden;
 mod json;
