@@ -23,6 +23,8 @@ pub struct Usage {
     pub audio_out: u64,
     /// Part of `input` that was images, where the provider prices those apart.
     pub image_in: u64,
+    /// Part of `output` that is images, where the provider prices those apart.
+    pub image_out: u64,
     /// The service tier that the answer says it was served under.
     pub tier: Tier,
     /// What the provider itself says this attempt cost, in 10⁻¹² USD, where its answers carry that.
@@ -41,6 +43,8 @@ pub enum Tier {
     Priority,
     /// OpenAI's `flex`.
     Flex,
+    /// OpenAI's `ultrafast`.
+    Ultrafast,
 }
 
 impl Tier {
@@ -51,6 +55,7 @@ impl Tier {
             "batch" => Self::Batch,
             "priority" => Self::Priority,
             "flex" => Self::Flex,
+            "ultrafast" => Self::Ultrafast,
             _ => Self::Standard,
         }
     }
