@@ -2,23 +2,13 @@
 //! It must not know what a frame means.
 
 use bytes::Bytes;
-use providers::frames::{Decoder, Frame, FrameTooLarge, Framing, MAX_FRAME_BYTES};
+use providers::frames::{Decoder, FrameTooLarge, Framing, MAX_FRAME_BYTES};
+
+use crate::play;
 
 fn decode(framing: Framing, pieces: &[&[u8]]) -> Vec<(Option<String>, String)> {
-    let mut decoder = Decoder::new(framing);
-    let mut out = Vec::new();
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-    let mut take = |frame: Frame| out.push((frame.name.as_ref().map(text), text(&frame.data)));
-    for piece in pieces {
-        decoder.push(Bytes::copy_from_slice(piece));
-        while let Some(frame) = decoder.next_frame().unwrap() {
-            take(frame);
-        }
-    }
-    while let Some(frame) = decoder.finish().unwrap() {
-        take(frame);
-    }
-    out
+    play::frames(framing, pieces).iter().map(|frame| (frame.name.as_ref().map(text), text(&frame.data))).collect()
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod play;
 mod recordings_compatible;
 mod requests;
 mod strict;
+mod usages;
