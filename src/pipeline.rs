@@ -4,6 +4,7 @@
 
 mod admission;
 mod attempt;
+mod origin;
 mod reply;
 
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ use crate::router::order;
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
+pub use origin::{Origin, new_request_id};
 
 /// Where a call came from, and by which route.
 #[derive(Clone, Debug)]
@@ -68,14 +70,11 @@ pub fn answer_here(
     request: &Request<Body>,
     respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
 ) -> Response {
-    let mut call = open(house, arrival);
+    let call = open(house, arrival);
     let caller = house.auth.identify(request.headers(), arrival.address);
     match caller.and_then(|caller| respond(caller.as_deref())) {
         Ok(body) => reply::here(call, body),
-        Err(error) => {
-            call.requested(OTHER);
-            reply::refused(call, &error)
-        }
+        Err(error) => reply::refused(call, &error),
     }
 }
 
@@ -103,7 +102,9 @@ pub fn plain_refusal(error: &Error) -> Response {
 
 fn open(house: &House, arrival: &Arrival) -> Call {
     let Arrival { request_id, method, route, .. } = arrival.clone();
-    house.meter.call(Facts { request_id, method, endpoint: route })
+    let mut call = house.meter.call(Facts { request_id, method, endpoint: route });
+    call.requested(OTHER);
+    call
 }
 
 /// Everything that can refuse a call before it costs anything, in order.
@@ -114,7 +115,6 @@ async fn let_in(
     address: IpAddr,
     call: &mut Call,
 ) -> Result<Ask, Error> {
-    call.requested(OTHER);
     let caller = house.auth.identify(request.headers(), address)?;
     if let Some(caller) = &caller {
         call.caller(Arc::clone(&caller.metrics));

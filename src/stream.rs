@@ -21,6 +21,12 @@ pub const COMMENT: &[u8] = b": keep-alive\n\n";
 /// How long the connection is given to end by itself after the answer is complete, so that it can be used again.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// What has already arrived when a client leaves is read, so that it is counted; this long a silence
+/// means that nothing more has.
+const ARRIVED: Duration = Duration::from_millis(25);
+/// The longest that reading what has arrived may take, on a provider that never pauses.
+const ARRIVED_AT_MOST: Duration = Duration::from_secs(1);
+
 /// Where a stream's bytes come from.
 pub trait Source: Send + 'static {
     /// The next bytes, `None` at the clean end, `Err` when the connection broke.
@@ -72,7 +78,7 @@ pub struct Limits {
     pub idle: Duration,
     /// When the attempt must be over.
     pub deadline: Instant,
-    /// How long to read on for a client that left; `None` is not at all.
+    /// How long to read on for a client that left; `None` is only what has already arrived.
     pub drain: Option<Duration>,
 }
 
@@ -173,8 +179,10 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
             return;
         }
         flow.watch.client_left();
-        if let (Some(patience), Ok(runtime)) = (flow.limits.drain, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(flow.drain(patience));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        match flow.limits.drain {
+            Some(patience) => drop(runtime.spawn(flow.drain(patience))),
+            None => drop(runtime.spawn(flow.take_in_what_arrived())),
         }
     }
 }
@@ -282,6 +290,21 @@ impl<S: Source, W: Watch> Flow<S, W> {
             let ended = async { while let Ok(Some(_)) = self.source.chunk().await {} };
             let _ = timeout(LINGER, ended).await;
         }
+    }
+
+    /// Reads what has already arrived for a client that left, then breaks off.
+    async fn take_in_what_arrived(mut self) {
+        let arrived = async {
+            while self.state.end.is_none() {
+                self.state.out.clear();
+                match timeout(ARRIVED, self.source.chunk()).await {
+                    Ok(Ok(Some(chunk))) => self.take_in(chunk),
+                    Ok(Ok(None)) => self.source_ended(),
+                    Ok(Err(())) | Err(_) => return,
+                }
+            }
+        };
+        let _ = timeout(ARRIVED_AT_MOST, arrived).await;
     }
 
     /// Reads on for a client that left.

@@ -6,13 +6,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// From the top down: a file may name what stands on a lower floor, never beside or above.
-const FLOORS: [&[&str]; 6] = [
-    &["main"],
-    &["app", "server"],
+const FLOORS: [&[&str]; 9] = [
+    &["main", "command"],
+    &["report", "server"],
+    &["app"],
+    &["flood"],
     &["pipeline"],
+    &["status"],
     &["house"],
-    &["auth", "limits", "router", "upstream", "stream", "meter", "prices", "tokens", "cache", "guard", "demo"],
-    &["config", "metrics", "error", "telemetry"],
+    &["auth", "limits", "router", "upstream", "stream", "meter", "prices", "tokens", "cache", "guard", "demo", "telemetry"],
+    &["config", "metrics", "error"],
 ];
 
 /// Arrows between rooms of one floor.

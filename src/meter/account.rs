@@ -1,8 +1,8 @@
 //! What is counted for one target: its counters, its price, and what was learned about its tokens.
 //! It must not know calls, or how an attempt ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Once};
 
 use providers::{ChatRequest, Usage};
 
@@ -75,14 +75,15 @@ impl Account {
 
     /// Learns from an attempt whose usage the provider told.
     pub(super) fn learn(&self, request: &ChatRequest, sample: &tokens::Sample, usage: &Usage) {
+        load_vocabulary();
         self.learned.cheap.observe(guess(request), usage.input);
         let typical = self.typical_output.load(Ordering::Relaxed);
         self.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);
         let nth = self.settled.fetch_add(1, Ordering::Relaxed);
         let is_checked = nth < CHECKED_AT_FIRST || nth.is_multiple_of(CHECKED_EVERY);
-        if is_checked && request.raw().len() <= MAX_CHECKED_BYTES {
+        if is_checked && tokens::is_loaded() && request.raw().len() <= MAX_CHECKED_BYTES {
             self.learned.input.observe(tokens::input(request.raw()), usage.input);
-            if sample.bytes() > 0 {
+            if sample.bytes() > 0 && usage.reasoning == 0 {
                 self.learned.output.observe(sample.estimate(), usage.output);
             }
         }
@@ -138,4 +139,15 @@ impl Account {
 /// The cheap estimate of a prompt. How many messages it has is not counted: what was learned makes up for it.
 fn guess(request: &ChatRequest) -> tokens::Estimate {
     tokens::cheap(request.text_bytes, 1, request.field("tools").is_some())
+}
+
+/// Loads the vocabulary beside the calls, once: it takes a tenth of a second and much memory, so it
+/// is not loaded before the first call and never while one waits for it.
+fn load_vocabulary() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn_blocking(tokens::load);
+        }
+    });
 }
