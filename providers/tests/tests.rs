@@ -4,7 +4,12 @@
 
 mod chance;
 mod dialects;
+mod failures;
+mod frames;
 mod golden;
+mod json;
 mod play;
 mod recordings_compatible;
+mod requests;
 mod strict;
+mod usages;
