@@ -2,6 +2,8 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod anthropic;
+mod base64;
 mod call;
 pub mod chat;
 mod error;
@@ -10,6 +12,9 @@ pub mod frames;
 pub mod json;
 pub mod reply;
 mod request;
+mod segment;
+mod toolid;
+mod unsaid;
 mod usage;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
@@ -59,7 +64,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 0] = [];
+static FOREIGN: [&dyn Provider; 2] = [&anthropic::Anthropic, &anthropic::ClaudeOnVertex];
 
 /// The wire with this name.
 #[must_use]

@@ -56,6 +56,17 @@ pub fn call<'a>(request: &'a ChatRequest, model: &'a str, account: &'a Account) 
     Call { endpoint: Endpoint::Chat, request, model, account, id: "chatcmpl-test", created: 1_700_000_000, ask_usage: true }
 }
 
+/// One event of a golden case on the wire: `data` under the event's name, its `type`.
+pub fn framed(framing: Framing, event: &Value) -> Vec<u8> {
+    match framing {
+        Framing::Sse => match event["type"].as_str() {
+            Some(name) => format!("event: {name}\ndata: {event}\n\n").into_bytes(),
+            None => format!("data: {event}\n\n").into_bytes(),
+        },
+        Framing::JsonLines => format!("{event}\n").into_bytes(),
+    }
+}
+
 /// Plays `pieces` as network reads, then a clean end.
 pub fn stream(provider: &dyn Provider, call: &Call<'_>, framing: Framing, pieces: &[&[u8]]) -> Played {
     let mut played = Played::default();

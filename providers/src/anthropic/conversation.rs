@@ -1,0 +1,267 @@
+//! The conversation in Anthropic's words: system text apart, turns of user and assistant that
+//! alternate, tool results first in their turn.
+//! It must not know the other fields of a request.
+
+use serde_json::{Map, Value, json};
+
+use crate::base64;
+use crate::chat::{Chat, Content, File, Message, Part};
+use crate::error::Refusal;
+use crate::toolid::tool_id;
+
+/// Anthropic sets no limit on the length of a call's id; this bounds what a client can make us send.
+const MAX_TOOL_ID: usize = 256;
+
+/// Said for the user when a conversation has no turn of the user at its beginning, which the API demands.
+const OPENING: &str = "(start of the conversation)";
+
+/// Media types of pictures that the API reads.
+const IMAGE_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
+
+/// A conversation ready for the body.
+#[derive(Debug, Default)]
+pub(crate) struct Conversation {
+    /// Blocks of `system`.
+    pub(crate) system: Vec<Value>,
+    /// `messages`.
+    pub(crate) turns: Vec<Value>,
+    /// Whether a file is named by its id, which needs a beta header.
+    pub(crate) names_files: bool,
+}
+
+struct Turn {
+    role: &'static str,
+    blocks: Vec<Value>,
+}
+
+/// Says `chat`'s messages.
+///
+/// # Errors
+/// A [`Refusal`] for what has no form here: sound, media types the API does not read, unknown roles.
+pub(crate) fn say(chat: &Chat) -> Result<Conversation, Refusal> {
+    let mut conversation = Conversation::default();
+    let mut turns: Vec<Turn> = Vec::new();
+    for message in &chat.messages {
+        let (role, blocks) = match message.role.as_str() {
+            "system" | "developer" => {
+                conversation.system.extend(system_blocks(message));
+                continue;
+            }
+            "user" => ("user", content_blocks(message.content.as_ref(), &mut conversation.names_files)?),
+            "assistant" => ("assistant", assistant_blocks(message)?),
+            "tool" => ("user", vec![tool_result(message, &mut conversation.names_files)?]),
+            other => return Err(bad(format!("the role `{other}` is not supported by anthropic"))),
+        };
+        push(&mut turns, role, marked(blocks, message));
+    }
+    if turns.first().is_none_or(|turn| turn.role != "user") {
+        turns.insert(0, Turn { role: "user", blocks: vec![text_block(OPENING)] });
+    }
+    trim_prefill(&mut turns);
+    conversation.turns = turns.into_iter().map(|turn| json!({"role": turn.role, "content": turn.blocks})).collect();
+    Ok(conversation)
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::field("messages", "invalid_value", message)
+}
+
+fn text_block(text: &str) -> Value {
+    json!({"type": "text", "text": text})
+}
+
+/// A turn joins the one before it when the same side speaks; results of tools stand before all else.
+fn push(turns: &mut Vec<Turn>, role: &'static str, blocks: Vec<Value>) {
+    if blocks.is_empty() {
+        return;
+    }
+    let same = turns.last_mut().filter(|turn| turn.role == role);
+    let Some(turn) = same else {
+        turns.push(Turn { role, blocks });
+        return;
+    };
+    let is_result = |block: &Value| block["type"] == "tool_result";
+    let results = turn.blocks.iter().take_while(|block| is_result(block)).count();
+    let at = if blocks.iter().all(is_result) { results } else { turn.blocks.len() };
+    turn.blocks.splice(at..at, blocks);
+}
+
+/// The API refuses a last assistant message that ends in white space.
+fn trim_prefill(turns: &mut [Turn]) {
+    let Some(turn) = turns.last_mut().filter(|turn| turn.role == "assistant") else { return };
+    if let Some(Value::String(text)) = turn.blocks.last_mut().and_then(|block| block.get_mut("text")) {
+        text.truncate(text.trim_end().len());
+    }
+}
+
+/// The cache mark of a whole message goes on its last block.
+fn marked(mut blocks: Vec<Value>, message: &Message) -> Vec<Value> {
+    if let (Some(mark), Some(Value::Object(last))) = (message.other.get("cache_control"), blocks.last_mut()) {
+        last.entry("cache_control").or_insert_with(|| mark.clone());
+    }
+    blocks
+}
+
+/// Text without a visible character is refused by the API and says nothing.
+fn text_with_mark(text: &str, mark: Option<&Value>) -> Option<Value> {
+    if text.trim().is_empty() {
+        return None;
+    }
+    let mut block = text_block(text);
+    if let Some(mark) = mark {
+        block["cache_control"] = mark.clone();
+    }
+    Some(block)
+}
+
+fn system_blocks(message: &Message) -> Vec<Value> {
+    let parts = message.content.as_ref().map(Content::parts).unwrap_or_default();
+    let blocks = parts.iter().filter_map(|part| match part {
+        Part::Text { text, cache_control } => text_with_mark(text, cache_control.as_ref()),
+        _ => None,
+    });
+    marked(blocks.collect(), message)
+}
+
+fn assistant_blocks(message: &Message) -> Result<Vec<Value>, Refusal> {
+    let mut blocks = thinking_blocks(message);
+    for part in message.content.as_ref().map(Content::parts).unwrap_or_default() {
+        match &part {
+            Part::Text { text, cache_control } => blocks.extend(text_with_mark(text, cache_control.as_ref())),
+            Part::Refusal { refusal } => blocks.extend(text_with_mark(refusal, None)),
+            _ => return Err(bad("an assistant message can hold only text and refusals")),
+        }
+    }
+    blocks.extend(message.refusal.as_deref().and_then(|refusal| text_with_mark(refusal, None)));
+    for call in message.tool_calls.iter().flatten() {
+        let input = call.function.object()?;
+        let id = tool_id(&call.id, MAX_TOOL_ID);
+        blocks.push(json!({"type": "tool_use", "id": id, "name": call.function.name, "input": input}));
+    }
+    Ok(blocks)
+}
+
+/// The thoughts that came with an earlier answer, exactly as they came. One without a signature is not
+/// Anthropic's and would be refused.
+pub(crate) fn thinking_blocks(message: &Message) -> Vec<Value> {
+    let is_signed = |block: &&Value| match block["type"].as_str() {
+        Some("thinking") => block["signature"].as_str().is_some_and(|signature| !signature.is_empty()),
+        Some("redacted_thinking") => block["data"].is_string(),
+        _ => false,
+    };
+    let given = message.other.get("thinking_blocks").and_then(Value::as_array);
+    given.into_iter().flatten().filter(is_signed).cloned().collect()
+}
+
+fn tool_result(message: &Message, names_files: &mut bool) -> Result<Value, Refusal> {
+    let id = message.tool_call_id.as_deref().ok_or_else(|| bad("a tool message needs a `tool_call_id`"))?;
+    let mut result = json!({"type": "tool_result", "tool_use_id": tool_id(id, MAX_TOOL_ID)});
+    match &message.content {
+        None => {}
+        Some(Content::Text(text)) => result["content"] = Value::from(text.as_str()),
+        Some(content @ Content::Parts(_)) => result["content"] = content_blocks(Some(content), names_files)?.into(),
+    }
+    if message.other.get("is_error") == Some(&Value::Bool(true)) {
+        result["is_error"] = Value::Bool(true);
+    }
+    Ok(result)
+}
+
+fn content_blocks(content: Option<&Content>, names_files: &mut bool) -> Result<Vec<Value>, Refusal> {
+    let mut blocks = Vec::new();
+    for part in content.map(Content::parts).unwrap_or_default() {
+        match &part {
+            Part::Text { text, cache_control } => blocks.extend(text_with_mark(text, cache_control.as_ref())),
+            Part::Refusal { refusal } => blocks.extend(text_with_mark(refusal, None)),
+            Part::ImageUrl { image_url, .. } => blocks.push(image(image_url.url())?),
+            Part::InputAudio { .. } => return Err(bad("`input_audio` is not supported by anthropic")),
+            Part::File { file, .. } => {
+                *names_files |= file.file_id.is_some();
+                blocks.push(document(file)?);
+            }
+        }
+    }
+    Ok(blocks)
+}
+
+/// A `data:` URL cut into media type and base64.
+pub(crate) struct DataUrl<'a> {
+    /// `image/png`, in lower case, without parameters.
+    pub(crate) media_type: String,
+    /// Base64.
+    pub(crate) data: &'a str,
+}
+
+impl<'a> DataUrl<'a> {
+    /// `None` when `url` is no base64 `data:` URL.
+    pub(crate) fn parse(url: &'a str) -> Option<Self> {
+        let (head, data) = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).and(url[5..].split_once(','))?;
+        let media_type = head.strip_suffix(";base64")?.split(';').next()?.to_ascii_lowercase();
+        Some(Self { media_type, data })
+    }
+}
+
+/// Whether `url` is an address that a provider could fetch.
+pub(crate) fn is_remote(url: &str) -> bool {
+    let has_scheme = |scheme: &str| url.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
+    has_scheme("https://") || has_scheme("http://")
+}
+
+fn image(url: &str) -> Result<Value, Refusal> {
+    if is_remote(url) {
+        return Ok(json!({"type": "image", "source": {"type": "url", "url": url}}));
+    }
+    let data = DataUrl::parse(url).ok_or_else(|| bad("an image must be an http(s) address or a base64 `data:` URL"))?;
+    let media_type = if data.media_type == "image/jpg" { "image/jpeg" } else { &data.media_type };
+    if !IMAGE_TYPES.contains(&media_type) {
+        return Err(bad(format!("images of type `{media_type}` are not supported by anthropic")));
+    }
+    Ok(json!({"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data.data}}))
+}
+
+fn document(file: &File) -> Result<Value, Refusal> {
+    let source = match (&file.file_id, &file.file_data) {
+        (Some(id), _) => json!({"type": "file", "file_id": id}),
+        (None, Some(data)) => document_source(data, file.filename.as_deref())?,
+        (None, None) => return Err(bad("a file part needs `file_data` or `file_id`")),
+    };
+    let mut block = Map::new();
+    block.insert("type".to_owned(), "document".into());
+    block.insert("source".to_owned(), source);
+    if let Some(name) = &file.filename {
+        block.insert("title".to_owned(), name.as_str().into());
+    }
+    Ok(Value::Object(block))
+}
+
+fn document_source(data: &str, name: Option<&str>) -> Result<Value, Refusal> {
+    if is_remote(data) {
+        return Ok(json!({"type": "url", "url": data}));
+    }
+    let (media_type, data) = media_of(data, name);
+    if media_type == "application/pdf" {
+        return Ok(json!({"type": "base64", "media_type": media_type, "data": data}));
+    }
+    let is_text = media_type.starts_with("text/") || media_type == "application/json";
+    let text = is_text.then(|| base64::decode(data).and_then(|bytes| String::from_utf8(bytes).ok())).flatten();
+    let text = text.ok_or_else(|| bad(format!("files of type `{media_type}` are not supported by anthropic")))?;
+    Ok(json!({"type": "text", "media_type": "text/plain", "data": text}))
+}
+
+/// The media type and base64 of a file part; clients send bare base64 too, then the name tells the type.
+pub(crate) fn media_of<'a>(data: &'a str, name: Option<&str>) -> (String, &'a str) {
+    if let Some(url) = DataUrl::parse(data) {
+        return (url.media_type, url.data);
+    }
+    let ending = name.and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending.to_ascii_lowercase());
+    let media_type = match ending.as_deref() {
+        Some("txt") => "text/plain",
+        Some("md") => "text/markdown",
+        Some("csv") => "text/csv",
+        Some("html") => "text/html",
+        Some("json") => "application/json",
+        Some("pdf") | None => "application/pdf",
+        Some(_) => "application/octet-stream",
+    };
+    (media_type.to_owned(), data)
+}
