@@ -3,4 +3,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
 mod golden;
+mod heard;
 mod play;
+mod recordings_anthropic;

@@ -311,8 +311,13 @@ impl MessageStream {
 }
 
 impl StreamTranslator for MessageStream {
+    /// Servers that imitate Anthropic end with OpenAI's `[DONE]`.
     fn frame(&mut self, frame: &Frame, emit: &mut dyn FnMut(Event<'_>)) {
-        self.event(&frame.data, emit);
+        if frame.data.as_ref() == b"[DONE]" {
+            self.finish(emit);
+        } else {
+            self.event(&frame.data, emit);
+        }
     }
 
     fn end(&mut self, emit: &mut dyn FnMut(Event<'_>)) {

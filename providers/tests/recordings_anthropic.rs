@@ -1,0 +1,135 @@
+//! Recorded Anthropic answers, from its own API and from Vertex AI: what the adapter says must be what
+//! the bytes say, read here a second time by the simplest code.
+//! It must not know how the adapter works.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use crate::heard::{self, Heard, Recording, Tally};
+
+/// Recordings where the bytes, read simply, do not say what a client must hear.
+const EXCUSED: [(&str, &str); 2] = [
+    ("vercel-anthropic-programmatic-tool-calling.1-stream", "the file holds two answers, one after the other; a call has one"),
+    ("vercel-anthropic-tool-search-regex.1-stream", "the file holds two answers, one after the other; a call has one"),
+];
+
+#[test]
+fn recorded_answers_are_heard_as_they_were_given() {
+    let Some(folder) = heard::folder() else { return };
+    for (place, kind) in [("anthropic", "anthropic"), ("_response_only/anthropic", "anthropic"), ("vertex", "vertex-anthropic")] {
+        let provider = providers::provider(kind).unwrap();
+        let mut tally = Tally::default();
+        for recording in heard::recordings(&folder, place) {
+            let is_chat = !recording.url.contains("count_tokens") && (place != "vertex" || recording.url.contains("/anthropic/"));
+            if is_chat {
+                tally.compare(&recording, &expected(&recording), &heard::listen(provider, &recording));
+            }
+        }
+        tally.settle(place, &EXCUSED);
+    }
+}
+
+/// What the bytes of a recording say.
+pub fn expected(recording: &Recording) -> Heard {
+    let text = String::from_utf8(recording.body.clone()).unwrap();
+    if recording.status != 200 {
+        return expected_error(recording.status, &serde_json::from_str(&text).unwrap());
+    }
+    if !recording.is_stream {
+        return expected_message(&serde_json::from_str(&text).unwrap());
+    }
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| data.trim() != "[DONE]");
+    assembled(data.map(|data| serde_json::from_str(data).unwrap()))
+}
+
+/// A message put together from its events.
+pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
+    let mut message = json!({"usage": {}});
+    let mut blocks: BTreeMap<u64, Value> = BTreeMap::new();
+    for event in events {
+        let index = event["index"].as_u64().unwrap_or(0);
+        match event["type"].as_str().unwrap() {
+            "message_start" => overwrite(&mut message["usage"], &event["message"]["usage"]),
+            "content_block_start" => {
+                blocks.insert(index, event["content_block"].clone());
+            }
+            "content_block_delta" => add(blocks.get_mut(&index).unwrap(), &event["delta"]),
+            "message_delta" => {
+                message["stop_reason"] = event["delta"]["stop_reason"].clone();
+                overwrite(&mut message["usage"], &event["usage"]);
+            }
+            "error" => return expected_error(500, &event),
+            _ => {}
+        }
+    }
+    for block in blocks.values_mut() {
+        if let Some(text) = block["partial"].as_str().filter(|text| !text.is_empty()) {
+            block["input"] = heard::arguments(text);
+        }
+    }
+    message["content"] = blocks.into_values().collect();
+    expected_message(&message)
+}
+
+fn overwrite(usage: &mut Value, later: &Value) {
+    for (name, value) in later.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+        usage[name] = value.clone();
+    }
+}
+
+fn add(block: &mut Value, delta: &Value) {
+    for (from, to) in [("text", "text"), ("thinking", "thinking"), ("partial_json", "partial")] {
+        if let Some(more) = delta[from].as_str() {
+            block[to] = Value::from(block[to].as_str().unwrap_or_default().to_owned() + more);
+        }
+    }
+}
+
+fn expected_message(message: &Value) -> Heard {
+    let blocks = message["content"].as_array().unwrap();
+    let joined =
+        |kind: &str| blocks.iter().filter(|block| block["type"] == kind).filter_map(|block| block[kind].as_str()).collect();
+    let calls = blocks.iter().filter(|block| block["type"] == "tool_use");
+    let calls: Vec<_> = calls.map(|call| (call["name"].as_str().unwrap().to_owned(), call["input"].clone())).collect();
+    let usage = &message["usage"];
+    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let (read, written) = (count("/cache_read_input_tokens"), count("/cache_creation_input_tokens"));
+    let input = count("/input_tokens") + read + written;
+    let finish = match message["stop_reason"].as_str().unwrap() {
+        "end_turn" | "stop_sequence" | "pause_turn" => "stop",
+        "max_tokens" | "model_context_window_exceeded" => "length",
+        "refusal" => "content_filter",
+        "tool_use" if calls.is_empty() => "stop",
+        "tool_use" => "tool_calls",
+        other => panic!("no expectation for {other}"),
+    };
+    Heard {
+        text: joined("text"),
+        reasoning: joined("thinking"),
+        calls,
+        finish: finish.to_owned(),
+        usage: usage
+            .as_object()
+            .map(|_| [input, count("/output_tokens"), read, written, count("/output_tokens_details/thinking_tokens")]),
+        error: None,
+    }
+}
+
+fn expected_error(status: u16, body: &Value) -> Heard {
+    let message = body["error"]["message"].as_str().unwrap_or_default();
+    let (kind, code, status) = match body["error"]["type"].as_str().unwrap_or_default() {
+        _ if message.contains("credit balance") => ("insufficient_quota", "insufficient_quota", 429),
+        _ if message.contains("prompt is too long") => ("invalid_request_error", "context_length_exceeded", 400),
+        "authentication_error" => ("authentication_error", "invalid_api_key", 401),
+        "billing_error" => ("insufficient_quota", "insufficient_quota", 429),
+        "permission_error" => ("permission_error", "", 403),
+        "not_found_error" => ("invalid_request_error", "model_not_found", 404),
+        "rate_limit_error" => ("rate_limit_error", "rate_limit_exceeded", 429),
+        "overloaded_error" => ("server_error", "", 503),
+        "timeout_error" => ("timeout_error", "", 504),
+        "api_error" => ("server_error", "", status),
+        _ => ("invalid_request_error", "", status),
+    };
+    Heard { error: Some((kind.to_owned(), code.to_owned(), status)), ..Heard::default() }
+}
