@@ -7,6 +7,7 @@ pub(crate) mod conversation;
 pub(crate) mod error;
 pub(crate) mod model;
 pub(crate) mod request;
+pub(crate) mod thinking;
 mod usage;
 mod vertex;
 

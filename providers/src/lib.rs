@@ -6,6 +6,7 @@ mod anthropic;
 mod base64;
 mod call;
 pub mod chat;
+mod dataurl;
 mod error;
 mod event;
 pub mod frames;
@@ -14,6 +15,7 @@ pub mod reply;
 mod request;
 mod segment;
 mod toolid;
+mod turns;
 mod unsaid;
 mod usage;
 

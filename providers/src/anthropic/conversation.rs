@@ -4,16 +4,16 @@
 
 use serde_json::{Map, Value, json};
 
+use super::thinking;
 use crate::base64;
 use crate::chat::{Chat, Content, File, Message, Part};
+use crate::dataurl::{DataUrl, is_remote, media_of};
 use crate::error::Refusal;
 use crate::toolid::tool_id;
+use crate::turns::{Side, Turns};
 
 /// Anthropic sets no limit on the length of a call's id; this bounds what a client can make us send.
 const MAX_TOOL_ID: usize = 256;
-
-/// Said for the user when a conversation has no turn of the user at its beginning, which the API demands.
-const OPENING: &str = "(start of the conversation)";
 
 /// Media types of pictures that the API reads.
 const IMAGE_TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
@@ -29,36 +29,24 @@ pub(crate) struct Conversation {
     pub(crate) names_files: bool,
 }
 
-struct Turn {
-    role: &'static str,
-    blocks: Vec<Value>,
-}
-
 /// Says `chat`'s messages.
 ///
 /// # Errors
 /// A [`Refusal`] for what has no form here: sound, media types the API does not read, unknown roles.
 pub(crate) fn say(chat: &Chat) -> Result<Conversation, Refusal> {
     let mut conversation = Conversation::default();
-    let mut turns: Vec<Turn> = Vec::new();
+    let mut turns = Turns::default();
     for message in &chat.messages {
-        let (role, blocks) = match message.role.as_str() {
-            "system" | "developer" => {
-                conversation.system.extend(system_blocks(message));
-                continue;
-            }
-            "user" => ("user", content_blocks(message.content.as_ref(), &mut conversation.names_files)?),
-            "assistant" => ("assistant", assistant_blocks(message)?),
-            "tool" => ("user", vec![tool_result(message, &mut conversation.names_files)?]),
+        let files = &mut conversation.names_files;
+        match message.role.as_str() {
+            "system" | "developer" => conversation.system.extend(system_blocks(message)),
+            "user" => turns.say(Side::User, marked(content_blocks(message.content.as_ref(), files)?, message)),
+            "assistant" => turns.say(Side::Assistant, marked(assistant_blocks(message)?, message)),
+            "tool" => turns.result(marked(vec![tool_result(message, files)?], message)),
             other => return Err(bad(format!("the role `{other}` is not supported by anthropic"))),
-        };
-        push(&mut turns, role, marked(blocks, message));
+        }
     }
-    if turns.first().is_none_or(|turn| turn.role != "user") {
-        turns.insert(0, Turn { role: "user", blocks: vec![text_block(OPENING)] });
-    }
-    trim_prefill(&mut turns);
-    conversation.turns = turns.into_iter().map(|turn| json!({"role": turn.role, "content": turn.blocks})).collect();
+    conversation.turns = turns.finish(text_block);
     Ok(conversation)
 }
 
@@ -68,30 +56,6 @@ fn bad(message: impl Into<String>) -> Refusal {
 
 fn text_block(text: &str) -> Value {
     json!({"type": "text", "text": text})
-}
-
-/// A turn joins the one before it when the same side speaks; results of tools stand before all else.
-fn push(turns: &mut Vec<Turn>, role: &'static str, blocks: Vec<Value>) {
-    if blocks.is_empty() {
-        return;
-    }
-    let same = turns.last_mut().filter(|turn| turn.role == role);
-    let Some(turn) = same else {
-        turns.push(Turn { role, blocks });
-        return;
-    };
-    let is_result = |block: &Value| block["type"] == "tool_result";
-    let results = turn.blocks.iter().take_while(|block| is_result(block)).count();
-    let at = if blocks.iter().all(is_result) { results } else { turn.blocks.len() };
-    turn.blocks.splice(at..at, blocks);
-}
-
-/// The API refuses a last assistant message that ends in white space.
-fn trim_prefill(turns: &mut [Turn]) {
-    let Some(turn) = turns.last_mut().filter(|turn| turn.role == "assistant") else { return };
-    if let Some(Value::String(text)) = turn.blocks.last_mut().and_then(|block| block.get_mut("text")) {
-        text.truncate(text.trim_end().len());
-    }
 }
 
 /// The cache mark of a whole message goes on its last block.
@@ -124,7 +88,7 @@ fn system_blocks(message: &Message) -> Vec<Value> {
 }
 
 fn assistant_blocks(message: &Message) -> Result<Vec<Value>, Refusal> {
-    let mut blocks = thinking_blocks(message);
+    let mut blocks = thinking::kept(message);
     for part in message.content.as_ref().map(Content::parts).unwrap_or_default() {
         match &part {
             Part::Text { text, cache_control } => blocks.extend(text_with_mark(text, cache_control.as_ref())),
@@ -139,18 +103,6 @@ fn assistant_blocks(message: &Message) -> Result<Vec<Value>, Refusal> {
         blocks.push(json!({"type": "tool_use", "id": id, "name": call.function.name, "input": input}));
     }
     Ok(blocks)
-}
-
-/// The thoughts that came with an earlier answer, exactly as they came. One without a signature is not
-/// Anthropic's and would be refused.
-pub(crate) fn thinking_blocks(message: &Message) -> Vec<Value> {
-    let is_signed = |block: &&Value| match block["type"].as_str() {
-        Some("thinking") => block["signature"].as_str().is_some_and(|signature| !signature.is_empty()),
-        Some("redacted_thinking") => block["data"].is_string(),
-        _ => false,
-    };
-    let given = message.other.get("thinking_blocks").and_then(Value::as_array);
-    given.into_iter().flatten().filter(is_signed).cloned().collect()
 }
 
 fn tool_result(message: &Message, names_files: &mut bool) -> Result<Value, Refusal> {
@@ -182,29 +134,6 @@ fn content_blocks(content: Option<&Content>, names_files: &mut bool) -> Result<V
         }
     }
     Ok(blocks)
-}
-
-/// A `data:` URL cut into media type and base64.
-pub(crate) struct DataUrl<'a> {
-    /// `image/png`, in lower case, without parameters.
-    pub(crate) media_type: String,
-    /// Base64.
-    pub(crate) data: &'a str,
-}
-
-impl<'a> DataUrl<'a> {
-    /// `None` when `url` is no base64 `data:` URL.
-    pub(crate) fn parse(url: &'a str) -> Option<Self> {
-        let (head, data) = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:")).and(url[5..].split_once(','))?;
-        let media_type = head.strip_suffix(";base64")?.split(';').next()?.to_ascii_lowercase();
-        Some(Self { media_type, data })
-    }
-}
-
-/// Whether `url` is an address that a provider could fetch.
-pub(crate) fn is_remote(url: &str) -> bool {
-    let has_scheme = |scheme: &str| url.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme));
-    has_scheme("https://") || has_scheme("http://")
 }
 
 fn image(url: &str) -> Result<Value, Refusal> {
@@ -246,22 +175,4 @@ fn document_source(data: &str, name: Option<&str>) -> Result<Value, Refusal> {
     let text = is_text.then(|| base64::decode(data).and_then(|bytes| String::from_utf8(bytes).ok())).flatten();
     let text = text.ok_or_else(|| bad(format!("files of type `{media_type}` are not supported by anthropic")))?;
     Ok(json!({"type": "text", "media_type": "text/plain", "data": text}))
-}
-
-/// The media type and base64 of a file part; clients send bare base64 too, then the name tells the type.
-pub(crate) fn media_of<'a>(data: &'a str, name: Option<&str>) -> (String, &'a str) {
-    if let Some(url) = DataUrl::parse(data) {
-        return (url.media_type, url.data);
-    }
-    let ending = name.and_then(|name| name.rsplit_once('.')).map(|(_, ending)| ending.to_ascii_lowercase());
-    let media_type = match ending.as_deref() {
-        Some("txt") => "text/plain",
-        Some("md") => "text/markdown",
-        Some("csv") => "text/csv",
-        Some("html") => "text/html",
-        Some("json") => "application/json",
-        Some("pdf") | None => "application/pdf",
-        Some(_) => "application/octet-stream",
-    };
-    (media_type.to_owned(), data)
 }

@@ -3,10 +3,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::conversation;
-use super::model::{Model, Off, Thinking};
+use super::model::Model;
+use super::{conversation, thinking};
 use crate::call::Call;
-use crate::chat::{Chat, JsonSchema, ResponseFormat, Tool, ToolChoice};
+use crate::chat::{Chat, JsonSchema, ResponseFormat, Stop, Tool, ToolChoice};
 use crate::error::Refusal;
 use crate::unsaid::Unsaid;
 
@@ -14,8 +14,8 @@ use crate::unsaid::Unsaid;
 /// translator turns its arguments back into text.
 pub(crate) const ANSWER_TOOL: &str = "choreoai_json_answer";
 
-/// The smallest thinking budget the API takes, in tokens.
-pub(crate) const MIN_BUDGET: u64 = 1024;
+/// The smallest `top_p` that is taken while the model thinks.
+const MIN_TOP_P_THINKING: f64 = 0.95;
 
 /// What older models are told when any JSON object will do; they have no switch for that.
 pub(crate) const JSON_OBJECT: &str = "Answer with one JSON object and nothing else: no prose around it and no code fence.";
@@ -85,7 +85,7 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     body.insert("messages".to_owned(), conversation.turns.into());
     tools(&chat, model, &mut body, &mut unsaid)?;
     structured(&chat, model, &mut body);
-    thinking(&chat, model, &mut body, &mut unsaid)?;
+    think(&chat, model, &mut body, &mut unsaid)?;
     sampling(&chat, model, &mut body, &mut unsaid)?;
     account(&chat, &mut body, &mut unsaid)?;
     if call.request.stream {
@@ -261,100 +261,80 @@ fn configure(body: &mut Map<String, Value>, name: &str, value: Value) {
 }
 
 /// How hard to think. A client's own `thinking` is left as it is.
-fn thinking(chat: &Chat, model: Model, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {
-    let Some(effort) = chat.reasoning_effort.as_deref() else { return Ok(()) };
+fn think(chat: &Chat, model: Model, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {
     if body.contains_key("thinking") {
         return Ok(());
     }
     let is_forced = body.get("tool_choice").is_some_and(|choice| choice["type"] == "any" || choice["type"] == "tool");
-    match (effort, model.thinking()) {
-        ("none", _) => match model.off() {
-            Off::Already => {}
-            Off::Say(word) => {
-                body.insert("thinking".to_owned(), json!({"type": word}));
-            }
-            Off::Impossible => {
-                unsaid.hint("reasoning_effort", true)?;
-                configure(body, "effort", model.effort(effort).into());
-            }
-        },
-        (_, Thinking::Never) => unsaid.hint("reasoning_effort", true)?,
-        (_, Thinking::Adaptive) => {
-            configure(body, "effort", model.effort(effort).into());
-            if !is_forced {
-                body.insert("thinking".to_owned(), json!({"type": "adaptive", "display": "summarized"}));
-            }
-        }
-        (_, Thinking::Budget) => match budget(effort, chat, model, is_forced) {
-            Some(tokens) => {
-                body.insert("thinking".to_owned(), json!({"type": "enabled", "budget_tokens": tokens}));
-            }
-            None => unsaid.hint("reasoning_effort", true)?,
-        },
+    let advice = thinking::advice(chat, model, is_forced);
+    unsaid.hint("reasoning_effort", advice.falls_short)?;
+    if let Some(effort) = advice.effort {
+        configure(body, "effort", effort.into());
+    }
+    if let Some(thinking) = advice.thinking {
+        body.insert("thinking".to_owned(), thinking);
     }
     Ok(())
 }
 
-/// The thinking budget of an effort, in tokens: at most half of the answer's limit where that is enough,
-/// so that words are left for the answer. `None` where the API would
-/// refuse to think: a forced call, a limit too small, or a call answered whose thoughts the client
-/// did not keep.
-pub(crate) fn budget(effort: &str, chat: &Chat, model: Model, is_forced: bool) -> Option<u64> {
-    let limit = chat.limit().unwrap_or_else(|| model.max_output());
-    if is_forced || limit <= MIN_BUDGET || has_lost_thoughts(chat) {
-        return None;
-    }
-    let wanted = match effort {
-        "minimal" | "low" => 1024,
-        "medium" => 2048,
-        "xhigh" => 8192,
-        "max" => 16_384,
-        _ => 4096,
-    };
-    Some(wanted.min((limit / 2).max(MIN_BUDGET)))
-}
-
-/// Whether the turn in progress began with a call whose thoughts are missing.
-fn has_lost_thoughts(chat: &Chat) -> bool {
-    let in_progress = chat.messages.iter().rev().take_while(|message| message.role != "user");
-    let first = in_progress.filter(|message| message.tool_calls.as_ref().is_some_and(|calls| !calls.is_empty())).last();
-    first.is_some_and(|message| conversation::thinking_blocks(message).is_empty())
-}
-
 fn sampling(chat: &Chat, model: Model, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {
-    let thinks =
-        body.get("thinking").is_some_and(|thinking| thinking["type"] != "disabled" && thinking["type"] != "between_tools");
-    let mut temperature = chat.temperature;
-    let mut top_p = chat.top_p;
-    if temperature.is_some_and(|value| value > 1.0) {
-        unsaid.hint("temperature", true)?;
-        temperature = Some(1.0);
-    }
-    if !model.can_sample() || thinks {
-        unsaid.hint("temperature", temperature.take().is_some_and(|value| value != 1.0))?;
-        let keeps_top_p = model.can_sample() && top_p.is_some_and(|value| value >= 0.95);
-        if !keeps_top_p {
-            unsaid.hint("top_p", top_p.take().is_some_and(|value| value != 1.0))?;
-        }
+    let thinks = body.get("thinking").is_some_and(thinking::is_on);
+    if thinks || !model.can_sample() {
         unsaid.hint("top_k", body.remove("top_k").is_some())?;
     }
-    if temperature.is_some() && top_p.is_some() && !model.takes_both_samplers() {
-        unsaid.hint("top_p", top_p.take().is_some_and(|value| value != 1.0))?;
-    }
+    let (temperature, top_p) = samplers(chat, model, thinks, unsaid)?;
     if let Some(temperature) = temperature {
         body.insert("temperature".to_owned(), temperature.into());
     }
     if let Some(top_p) = top_p {
         body.insert("top_p".to_owned(), top_p.into());
     }
-    let given = chat.stop.as_ref().map(crate::chat::Stop::strings).unwrap_or_default();
-    let count = given.len();
-    let stops: Vec<String> = given.into_iter().filter(|stop| !stop.trim().is_empty()).collect();
-    unsaid.hint("stop", stops.len() < count)?;
+    let stops = stops(chat, unsaid)?;
     if !stops.is_empty() {
         body.insert("stop_sequences".to_owned(), stops.into());
     }
     Ok(())
+}
+
+/// Temperature and `top_p` as the model takes them: from 0 to 1, not while thinking, not at all on newer
+/// models, and on some only one of them.
+///
+/// # Errors
+/// A [`Refusal`] when the account wants what is lost refused.
+pub(crate) fn samplers(
+    chat: &Chat,
+    model: Model,
+    thinks: bool,
+    unsaid: &mut Unsaid,
+) -> Result<(Option<f64>, Option<f64>), Refusal> {
+    let (mut temperature, mut top_p) = (chat.temperature, chat.top_p);
+    if temperature.is_some_and(|value| value > 1.0) {
+        unsaid.hint("temperature", true)?;
+        temperature = Some(1.0);
+    }
+    if thinks || !model.can_sample() {
+        unsaid.hint("temperature", temperature.take().is_some_and(|value| value != 1.0))?;
+        let keeps_top_p = model.can_sample() && top_p.is_some_and(|value| value >= MIN_TOP_P_THINKING);
+        if !keeps_top_p {
+            unsaid.hint("top_p", top_p.take().is_some_and(|value| value != 1.0))?;
+        }
+    }
+    if temperature.is_some() && top_p.is_some() && !model.takes_both_samplers() {
+        unsaid.hint("top_p", top_p.take().is_some_and(|value| value != 1.0))?;
+    }
+    Ok((temperature, top_p))
+}
+
+/// The stop strings that can be said: one of white space only is refused by the API.
+///
+/// # Errors
+/// A [`Refusal`] when the account wants what is lost refused.
+pub(crate) fn stops(chat: &Chat, unsaid: &mut Unsaid) -> Result<Vec<String>, Refusal> {
+    let given = chat.stop.as_ref().map(Stop::strings).unwrap_or_default();
+    let count = given.len();
+    let stops: Vec<String> = given.into_iter().filter(|stop| !stop.trim().is_empty()).collect();
+    unsaid.hint("stop", stops.len() < count)?;
+    Ok(stops)
 }
 
 /// Who asks, and at which tier.
