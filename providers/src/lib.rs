@@ -4,6 +4,7 @@
 
 mod anthropic;
 mod base64;
+mod bedrock;
 mod call;
 pub mod chat;
 mod dataurl;
@@ -66,7 +67,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 2] = [&anthropic::Anthropic, &anthropic::ClaudeOnVertex];
+static FOREIGN: [&dyn Provider; 3] = [&anthropic::Anthropic, &anthropic::ClaudeOnVertex, &bedrock::Bedrock];
 
 /// The wire with this name.
 #[must_use]
