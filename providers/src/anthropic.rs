@@ -5,6 +5,7 @@
 pub(crate) mod answer;
 pub(crate) mod conversation;
 pub(crate) mod error;
+mod invoke;
 pub(crate) mod model;
 pub(crate) mod request;
 pub(crate) mod thinking;
@@ -20,6 +21,7 @@ use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Upstr
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use answer::MessageStream;
+pub use invoke::ClaudeOnBedrock;
 use request::Host;
 pub use vertex::ClaudeOnVertex;
 

@@ -4,7 +4,7 @@
 
 mod answer;
 mod conversation;
-mod error;
+pub(crate) mod error;
 mod family;
 mod request;
 

@@ -67,7 +67,8 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 3] = [&anthropic::Anthropic, &anthropic::ClaudeOnVertex, &bedrock::Bedrock];
+static FOREIGN: [&dyn Provider; 4] =
+    [&anthropic::Anthropic, &anthropic::ClaudeOnVertex, &anthropic::ClaudeOnBedrock, &bedrock::Bedrock];
 
 /// The wire with this name.
 #[must_use]

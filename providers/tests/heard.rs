@@ -2,6 +2,7 @@
 //! over recorded traffic that `WIRE_RECORDINGS` names.
 //! It must not know any particular wire.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use providers::{Account, Provider, UpstreamError};
@@ -110,6 +111,9 @@ fn counts(usage: &Value) -> Option<Counts> {
     })
 }
 
+/// Places at which a recorded stream is cut, beside byte by byte.
+const CUTS: usize = 20;
+
 /// One recorded call.
 pub struct Recording {
     pub name: String,
@@ -196,7 +200,7 @@ pub fn base64_bytes(text: &str) -> Vec<u8> {
 }
 
 /// Plays a recording through `provider` as the answer to a plain question.
-pub fn listen(provider: &dyn Provider, recording: &Recording) -> Heard {
+fn listen(provider: &dyn Provider, recording: &Recording) -> Heard {
     let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "?"}]});
     if recording.is_stream {
         body["stream"] = Value::Bool(true);
@@ -216,7 +220,7 @@ pub fn listen(provider: &dyn Provider, recording: &Recording) -> Heard {
         };
     }
     let framing = provider.request(&call).unwrap().framing;
-    let played = play::stream_every_way(provider, &call, framing, &recording.body);
+    let played = play::stream_cut(provider, &call, framing, (&recording.body, CUTS));
     match &played.error {
         Some(error) => Heard::error(error),
         None => {
@@ -252,28 +256,45 @@ fn check_grammar(name: &str, chunks: &[Value]) {
 pub struct Tally {
     passed: usize,
     failed: Vec<String>,
+    unspoken: Vec<String>,
     differing: Vec<String>,
 }
 
 impl Tally {
-    /// Holds what was heard against what the recording says, and notes where LiteLLM heard otherwise.
-    pub fn compare(&mut self, recording: &Recording, expected: &Heard, heard: &Heard) {
-        match expected.difference(heard) {
+    /// Holds what is heard through `provider` against what the recording says by `expected`, and notes
+    /// where LiteLLM heard otherwise. A panic on either side is a failure of this recording alone.
+    pub fn play(&mut self, provider: &'static dyn Provider, recording: &Recording, expected: fn(&Recording) -> Heard) {
+        let both = std::panic::catch_unwind(AssertUnwindSafe(|| (expected(recording), listen(provider, recording))));
+        let Ok((expected, heard)) = both else {
+            self.failed.push(format!("{}: panicked (see above)", recording.name));
+            return;
+        };
+        match expected.difference(&heard) {
             None => self.passed += 1,
             Some(difference) => self.failed.push(format!("{}: {difference}", recording.name)),
         }
-        if let Some(difference) = recording.second_opinion.as_ref().and_then(|opinion| differs(opinion, heard)) {
+        if let Some(difference) = recording.second_opinion.as_ref().and_then(|opinion| differs(opinion, &heard)) {
             self.differing.push(format!("{}: {difference}", recording.name));
         }
     }
 
-    /// Prints the pass rate and where LiteLLM differs; every failure must be in `excused` with a reason.
-    pub fn settle(self, wire: &str, excused: &[(&str, &str)]) {
-        println!("{wire}: {} of {} recordings pass", self.passed, self.passed + self.failed.len());
-        for difference in &self.differing {
-            println!("  LiteLLM differs (it ≠ we): {difference}");
+    /// A recording that no adapter speaks.
+    pub fn fail(&mut self, recording: &Recording, reason: &str) {
+        self.unspoken.push(format!("{}: {reason}", recording.name));
+    }
+
+    /// Prints the pass rate and where LiteLLM differs; `reasons` say of a failure or a difference who is
+    /// right and why, and every failure must have one.
+    pub fn settle(self, wire: &str, reasons: &[(&str, &str)]) {
+        let all = self.passed + self.failed.len() + self.unspoken.len();
+        println!("{wire}: {} of {all} recordings pass", self.passed);
+        for failure in &self.unspoken {
+            println!("  not spoken: {failure}");
         }
-        let reason = |failure: &String| excused.iter().find(|(name, _)| failure.starts_with(name)).map(|(_, reason)| reason);
+        let reason = |line: &String| reasons.iter().find(|(name, _)| line.starts_with(name)).map(|(_, reason)| reason);
+        for difference in &self.differing {
+            println!("  LiteLLM differs (it ≠ we): {difference} ({})", reason(difference).unwrap_or(&"not looked into"));
+        }
         for failure in &self.failed {
             println!("  fails: {failure} ({})", reason(failure).unwrap_or(&"no excuse"));
         }
@@ -281,9 +302,13 @@ impl Tally {
     }
 }
 
-/// Errors are compared by status alone: LiteLLM names its own exceptions. Token parts too are its own.
+/// Errors are compared by status alone: LiteLLM names its own exceptions. Where the provider counts no
+/// reasoning tokens LiteLLM estimates them with a tokenizer; we tell what the provider counted.
 fn differs(opinion: &Heard, heard: &Heard) -> Option<String> {
     let (mut opinion, mut heard) = (opinion.clone(), heard.clone());
+    if let (Some([.., guessed]), Some([.., 0])) = (&mut opinion.usage, &heard.usage) {
+        *guessed = 0;
+    }
     for side in [&mut opinion, &mut heard] {
         side.error = side.error.take().map(|(_, _, status)| (String::new(), String::new(), status));
     }

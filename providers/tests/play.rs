@@ -117,10 +117,15 @@ pub fn stream(provider: &dyn Provider, call: &Call<'_>, framing: Framing, pieces
 /// Plays `body` whole, byte by byte, and cut in two at every byte (at most about 600 cuts, spread
 /// evenly, of a long one); all must say the same.
 pub fn stream_every_way(provider: &dyn Provider, call: &Call<'_>, framing: Framing, body: &[u8]) -> Played {
+    stream_cut(provider, call, framing, (body, 600))
+}
+
+/// As [`stream_every_way`], with about as many cuts as asked for.
+pub fn stream_cut(provider: &dyn Provider, call: &Call<'_>, framing: Framing, (body, cuts): (&[u8], usize)) -> Played {
     let whole = stream(provider, call, framing, &[body]);
     let bytes: Vec<&[u8]> = body.chunks(1).collect();
     assert_eq!(whole, stream(provider, call, framing, &bytes), "byte by byte differs from whole");
-    let step = (body.len() / 600).max(1);
+    let step = (body.len() / cuts).max(1);
     for cut in (0..=body.len()).step_by(step) {
         let (head, tail) = body.split_at(cut);
         assert_eq!(whole, stream(provider, call, framing, &[head, tail]), "cut at byte {cut} differs from whole");

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use crate::heard::{self, Heard, Recording, Tally};
 
-/// Recordings where the bytes, read simply, do not say what a client must hear.
-const EXCUSED: [(&str, &str); 2] = [
-    ("vercel-anthropic-programmatic-tool-calling.1-stream", "the file holds two answers, one after the other; a call has one"),
-    ("vercel-anthropic-tool-search-regex.1-stream", "the file holds two answers, one after the other; a call has one"),
+/// Who is right, and why, where a recording fails or LiteLLM hears otherwise.
+const REASONS: [(&str, &str); 3] = [
+    ("messages-stream-reasoning-8d5a56", "we: the searches ran at Anthropic and are no calls for the client to answer"),
+    ("vercel-anthropic-programmatic-tool-calling.1-stream", "the file holds several answers, one after another; a call has one"),
+    ("vercel-anthropic-tool-search-regex.1-stream", "the file holds several answers, one after another; a call has one"),
 ];
 
 #[test]
@@ -23,15 +24,15 @@ fn recorded_answers_are_heard_as_they_were_given() {
         for recording in heard::recordings(&folder, place) {
             let is_chat = !recording.url.contains("count_tokens") && (place != "vertex" || recording.url.contains("/anthropic/"));
             if is_chat {
-                tally.compare(&recording, &expected(&recording), &heard::listen(provider, &recording));
+                tally.play(provider, &recording, expected);
             }
         }
-        tally.settle(place, &EXCUSED);
+        tally.settle(place, &REASONS);
     }
 }
 
 /// What the bytes of a recording say.
-pub fn expected(recording: &Recording) -> Heard {
+fn expected(recording: &Recording) -> Heard {
     let text = String::from_utf8(recording.body.clone()).unwrap();
     if recording.status != 200 {
         return expected_error(recording.status, &serde_json::from_str(&text).unwrap());
@@ -86,7 +87,7 @@ fn add(block: &mut Value, delta: &Value) {
     }
 }
 
-fn expected_message(message: &Value) -> Heard {
+pub fn expected_message(message: &Value) -> Heard {
     let blocks = message["content"].as_array().unwrap();
     let joined =
         |kind: &str| blocks.iter().filter(|block| block["type"] == kind).filter_map(|block| block[kind].as_str()).collect();

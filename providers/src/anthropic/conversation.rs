@@ -2,8 +2,9 @@
 //! alternate, tool results first in their turn.
 //! It must not know the other fields of a request.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::request::Host;
 use super::thinking;
 use crate::base64;
 use crate::chat::{Chat, Content, File, Message, Part};
@@ -29,24 +30,26 @@ pub(crate) struct Conversation {
     pub(crate) names_files: bool,
 }
 
-/// Says `chat`'s messages.
+/// Says `chat`'s messages for `host`.
 ///
 /// # Errors
-/// A [`Refusal`] for what has no form here: sound, media types the API does not read, unknown roles.
-pub(crate) fn say(chat: &Chat) -> Result<Conversation, Refusal> {
+/// A [`Refusal`] for what has no form here: sound, media types the API does not read, unknown roles, and
+/// addresses where the host does not fetch.
+pub(crate) fn say(chat: &Chat, host: Host) -> Result<Conversation, Refusal> {
     let mut conversation = Conversation::default();
     let mut turns = Turns::default();
+    let mut files = Files { fetches: host != Host::Bedrock, names_files: false };
     for message in &chat.messages {
-        let files = &mut conversation.names_files;
         match message.role.as_str() {
             "system" | "developer" => conversation.system.extend(system_blocks(message)),
-            "user" => turns.say(Side::User, marked(content_blocks(message.content.as_ref(), files)?, message)),
+            "user" => turns.say(Side::User, marked(files.blocks(message.content.as_ref())?, message)),
             "assistant" => turns.say(Side::Assistant, marked(assistant_blocks(message)?, message)),
-            "tool" => turns.result(marked(vec![tool_result(message, files)?], message)),
+            "tool" => turns.result(marked(vec![files.tool_result(message)?], message)),
             other => return Err(bad(format!("the role `{other}` is not supported by anthropic"))),
         }
     }
     conversation.turns = turns.finish(text_block);
+    conversation.names_files = files.names_files;
     Ok(conversation)
 }
 
@@ -60,7 +63,8 @@ fn text_block(text: &str) -> Value {
 
 /// The cache mark of a whole message goes on its last block.
 fn marked(mut blocks: Vec<Value>, message: &Message) -> Vec<Value> {
-    if let (Some(mark), Some(Value::Object(last))) = (message.other.get("cache_control"), blocks.last_mut()) {
+    let mark = message.other.get("cache_control").filter(|mark| mark.is_object());
+    if let (Some(mark), Some(Value::Object(last))) = (mark, blocks.last_mut()) {
         last.entry("cache_control").or_insert_with(|| mark.clone());
     }
     blocks
@@ -105,68 +109,81 @@ fn assistant_blocks(message: &Message) -> Result<Vec<Value>, Refusal> {
     Ok(blocks)
 }
 
-fn tool_result(message: &Message, names_files: &mut bool) -> Result<Value, Refusal> {
-    let id = message.tool_call_id.as_deref().ok_or_else(|| bad("a tool message needs a `tool_call_id`"))?;
-    let mut result = json!({"type": "tool_result", "tool_use_id": tool_id(id, MAX_TOOL_ID)});
-    match &message.content {
-        None => {}
-        Some(Content::Text(text)) => result["content"] = Value::from(text.as_str()),
-        Some(content @ Content::Parts(_)) => result["content"] = content_blocks(Some(content), names_files)?.into(),
-    }
-    if message.other.get("is_error") == Some(&Value::Bool(true)) {
-        result["is_error"] = Value::Bool(true);
-    }
-    Ok(result)
+/// Says parts, and what they carry.
+struct Files {
+    /// Whether the host fetches addresses.
+    fetches: bool,
+    /// Whether a file was named by its id.
+    names_files: bool,
 }
 
-fn content_blocks(content: Option<&Content>, names_files: &mut bool) -> Result<Vec<Value>, Refusal> {
-    let mut blocks = Vec::new();
-    for part in content.map(Content::parts).unwrap_or_default() {
-        match &part {
-            Part::Text { text, cache_control } => blocks.extend(text_with_mark(text, cache_control.as_ref())),
-            Part::Refusal { refusal } => blocks.extend(text_with_mark(refusal, None)),
-            Part::ImageUrl { image_url, .. } => blocks.push(image(image_url.url())?),
-            Part::InputAudio { .. } => return Err(bad("`input_audio` is not supported by anthropic")),
-            Part::File { file, .. } => {
-                *names_files |= file.file_id.is_some();
-                blocks.push(document(file)?);
+impl Files {
+    fn tool_result(&mut self, message: &Message) -> Result<Value, Refusal> {
+        let id = message.tool_call_id.as_deref().ok_or_else(|| bad("a tool message needs a `tool_call_id`"))?;
+        let mut result = json!({"type": "tool_result", "tool_use_id": tool_id(id, MAX_TOOL_ID)});
+        match &message.content {
+            None => {}
+            Some(Content::Text(text)) => result["content"] = Value::from(text.as_str()),
+            Some(content @ Content::Parts(_)) => result["content"] = self.blocks(Some(content))?.into(),
+        }
+        if message.other.get("is_error") == Some(&Value::Bool(true)) {
+            result["is_error"] = Value::Bool(true);
+        }
+        Ok(result)
+    }
+
+    fn blocks(&mut self, content: Option<&Content>) -> Result<Vec<Value>, Refusal> {
+        let mut blocks = Vec::new();
+        for part in content.map(Content::parts).unwrap_or_default() {
+            match &part {
+                Part::Text { text, cache_control } => blocks.extend(text_with_mark(text, cache_control.as_ref())),
+                Part::Refusal { refusal } => blocks.extend(text_with_mark(refusal, None)),
+                Part::ImageUrl { image_url, .. } => blocks.push(self.image(image_url.url())?),
+                Part::InputAudio { .. } => return Err(bad("`input_audio` is not supported by anthropic")),
+                Part::File { file, .. } => blocks.push(self.document(file)?),
             }
         }
+        Ok(blocks)
     }
-    Ok(blocks)
-}
 
-fn image(url: &str) -> Result<Value, Refusal> {
-    if is_remote(url) {
-        return Ok(json!({"type": "image", "source": {"type": "url", "url": url}}));
+    fn image(&self, url: &str) -> Result<Value, Refusal> {
+        if is_remote(url) {
+            return Ok(json!({"type": "image", "source": self.address(url)?}));
+        }
+        let data = DataUrl::parse(url).ok_or_else(|| bad("an image must be an http(s) address or a base64 `data:` URL"))?;
+        let media_type = if data.media_type == "image/jpg" { "image/jpeg" } else { &data.media_type };
+        if !IMAGE_TYPES.contains(&media_type) {
+            return Err(bad(format!("images of type `{media_type}` are not supported by anthropic")));
+        }
+        Ok(json!({"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data.data}}))
     }
-    let data = DataUrl::parse(url).ok_or_else(|| bad("an image must be an http(s) address or a base64 `data:` URL"))?;
-    let media_type = if data.media_type == "image/jpg" { "image/jpeg" } else { &data.media_type };
-    if !IMAGE_TYPES.contains(&media_type) {
-        return Err(bad(format!("images of type `{media_type}` are not supported by anthropic")));
-    }
-    Ok(json!({"type": "image", "source": {"type": "base64", "media_type": media_type, "data": data.data}}))
-}
 
-fn document(file: &File) -> Result<Value, Refusal> {
-    let source = match (&file.file_id, &file.file_data) {
-        (Some(id), _) => json!({"type": "file", "file_id": id}),
-        (None, Some(data)) => document_source(data, file.filename.as_deref())?,
-        (None, None) => return Err(bad("a file part needs `file_data` or `file_id`")),
-    };
-    let mut block = Map::new();
-    block.insert("type".to_owned(), "document".into());
-    block.insert("source".to_owned(), source);
-    if let Some(name) = &file.filename {
-        block.insert("title".to_owned(), name.as_str().into());
+    fn document(&mut self, file: &File) -> Result<Value, Refusal> {
+        let source = match (&file.file_id, &file.file_data) {
+            (Some(id), _) => {
+                self.names_files = true;
+                json!({"type": "file", "file_id": id})
+            }
+            (None, Some(data)) if is_remote(data) => self.address(data)?,
+            (None, Some(data)) => document_source(data, file.filename.as_deref())?,
+            (None, None) => return Err(bad("a file part needs `file_data` or `file_id`")),
+        };
+        let mut block = json!({"type": "document", "source": source});
+        if let Some(name) = &file.filename {
+            block["title"] = name.as_str().into();
+        }
+        Ok(block)
     }
-    Ok(Value::Object(block))
+
+    fn address(&self, url: &str) -> Result<Value, Refusal> {
+        if !self.fetches {
+            return Err(bad("the provider does not fetch addresses: send images and files as base64 `data:` URLs"));
+        }
+        Ok(json!({"type": "url", "url": url}))
+    }
 }
 
 fn document_source(data: &str, name: Option<&str>) -> Result<Value, Refusal> {
-    if is_remote(data) {
-        return Ok(json!({"type": "url", "url": data}));
-    }
     let (media_type, data) = media_of(data, name);
     if media_type == "application/pdf" {
         return Ok(json!({"type": "base64", "media_type": media_type, "data": data}));

@@ -27,6 +27,8 @@ pub(crate) enum Host {
     Anthropic,
     /// Vertex AI's `rawPredict`: the model stands in the path.
     Vertex,
+    /// Bedrock's `InvokeModel`: the model and whether to stream stand in the path, betas in the body.
+    Bedrock,
 }
 
 /// A body and what goes with it.
@@ -63,11 +65,12 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     let model = Model::named(call.model);
     let mut unsaid = Unsaid::new("anthropic", call.account.unsupported);
     leave_out(&chat, &mut unsaid)?;
-    let mut conversation = conversation::say(&chat)?;
+    let mut conversation = conversation::say(&chat, host)?;
     let mut body = Map::new();
     match host {
         Host::Anthropic => body.insert("model".to_owned(), call.model.into()),
         Host::Vertex => body.insert("anthropic_version".to_owned(), "vertex-2023-10-16".into()),
+        Host::Bedrock => body.insert("anthropic_version".to_owned(), "bedrock-2023-05-31".into()),
     };
     let limit = chat.limit().unwrap_or_else(|| model.max_output());
     body.insert("max_tokens".to_owned(), limit.into());
@@ -88,7 +91,7 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     think(&chat, model, &mut body, &mut unsaid)?;
     sampling(&chat, model, &mut body, &mut unsaid)?;
     account(&chat, &mut body, &mut unsaid)?;
-    if call.request.stream {
+    if call.request.stream && host != Host::Bedrock {
         body.insert("stream".to_owned(), Value::Bool(true));
     }
     let betas = if conversation.names_files { vec!["files-api-2025-04-14"] } else { Vec::new() };

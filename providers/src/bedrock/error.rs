@@ -18,7 +18,7 @@ struct Body {
 }
 
 /// A failed call.
-pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
     let body: Body = serde_json::from_slice(body).unwrap_or_default();
     let named = headers.get("x-amzn-errortype").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let named = named.or(body.kind).unwrap_or_default();
@@ -31,7 +31,7 @@ pub(super) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Upst
 }
 
 /// An exception inside a stream, of this type.
-pub(super) fn inside(named: &str, payload: &[u8]) -> UpstreamError {
+pub(crate) fn inside(named: &str, payload: &[u8]) -> UpstreamError {
     let body: Body = serde_json::from_slice(payload).unwrap_or_default();
     let message = body.message.unwrap_or_else(|| format!("the provider reported {named}"));
     let original = body.original_status.and_then(|status| StatusCode::from_u16(status).ok()).map(Class::from_status);
