@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 
 /// What kind of failure a provider reported; decides status, type and whether another try can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,14 +151,6 @@ impl Refusal {
     pub fn unsupported(kind: &str, param: &str) -> Self {
         Self::field(param, "unsupported_parameter", format!("`{param}` is not supported by {kind}"))
     }
-}
-
-/// How long the headers of a failed answer ask to wait: `retry-after-ms`, else `retry-after` in seconds.
-/// A date in `retry-after` is not read; no clock is known here.
-pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| -> Option<f64> { headers.get(name)?.to_str().ok()?.trim().parse().ok() };
-    let seconds = number("retry-after-ms").map(|ms| ms / 1000.0).or_else(|| number("retry-after"))?;
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Prefixes that API keys of the known providers begin with.

@@ -7,13 +7,17 @@ mod base64;
 mod bedrock;
 mod call;
 pub mod chat;
+mod compatible;
 mod dataurl;
 mod error;
 mod event;
+mod failure;
 pub mod frames;
+mod grammar;
 pub mod json;
 pub mod reply;
 mod request;
+mod retry;
 mod segment;
 mod toolid;
 mod turns;
@@ -78,5 +82,6 @@ pub fn provider(kind: &str) -> Option<&'static dyn Provider> {
 
 /// Every wire that is known.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
-    FOREIGN.iter().copied()
+    let compatible = compatible::ROWS.iter().map(|row| row as &dyn Provider);
+    FOREIGN.iter().copied().chain(compatible)
 }

@@ -7,9 +7,13 @@
     reason = "a test stops at the first surprise, and tells what it saw"
 )]
 
+mod chance;
 mod crossmap_claude;
+mod dialects;
 mod golden;
 mod heard;
 mod play;
 mod recordings_anthropic;
 mod recordings_bedrock;
+mod recordings_compatible;
+mod strict;

@@ -4,7 +4,8 @@
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use crate::error::{Class, UpstreamError, retry_after};
+use crate::error::{Class, UpstreamError};
+use crate::retry::retry_after;
 
 /// The `error` object.
 #[derive(Clone, Debug, Default, Deserialize)]

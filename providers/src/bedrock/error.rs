@@ -4,7 +4,8 @@
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
-use crate::error::{Class, UpstreamError, retry_after};
+use crate::error::{Class, UpstreamError};
+use crate::retry::retry_after;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
