@@ -78,16 +78,18 @@ impl Provider for Anthropic {
     }
 }
 
-/// The version, unless it stands in the body, and the betas.
-fn headers(account: &Account, betas: &[&str]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+/// The version and the betas.
+fn headers(account: &Account, betas: &[String]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
     let version = account.api_version.as_deref().unwrap_or(VERSION);
     let version = HeaderValue::from_str(version)
         .map_err(|_| Refusal::field("api_version", "invalid_value", "the account's api_version cannot stand in a header"))?;
     let mut headers = vec![(HeaderName::from_static("anthropic-version"), version)];
-    if let Ok(betas) = HeaderValue::from_str(&betas.join(","))
-        && !betas.is_empty()
-    {
-        headers.push((HeaderName::from_static("anthropic-beta"), betas));
-    }
+    headers.extend(beta_header(betas));
     Ok(headers)
+}
+
+/// The betas as a header, if there are any. Their names are checked.
+fn beta_header(betas: &[String]) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(&betas.join(",")).ok().filter(|value| !value.is_empty())?;
+    Some((HeaderName::from_static("anthropic-beta"), value))
 }

@@ -15,7 +15,7 @@ use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
-use crate::segment::percent_encoded;
+use crate::segment::{is_host_label, percent_encoded};
 use answer::ConverseStream;
 
 /// AWS Bedrock, by its Converse API.
@@ -28,7 +28,7 @@ impl Provider for Bedrock {
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
-        let region = account.region.as_deref()?;
+        let region = account.region.as_deref().filter(|region| is_host_label(region))?;
         let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
         Some(format!("https://bedrock-runtime.{region}.{domain}"))
     }

@@ -1,4 +1,4 @@
-//! Names as segments of a URL's path.
+//! Names as parts of a URL: of its path or its host.
 //! It must not know whose names they are.
 
 use std::fmt::Write as _;
@@ -20,6 +20,12 @@ pub(crate) fn percent_encoded(name: &str) -> String {
     segment
 }
 
+/// Whether a name can stand as one label of a host: lower case letters, digits and inner hyphens.
+pub(crate) fn is_host_label(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    !name.is_empty() && name.len() < 64 && name.bytes().all(is_plain) && !name.starts_with('-') && !name.ends_with('-')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -35,6 +41,14 @@ mod tests {
             ("a?b#c%2f d\\é", "a%3Fb%23c%252f%20d%5C%C3%A9"),
         ] {
             assert_eq!(percent_encoded(name), segment);
+        }
+    }
+
+    #[test]
+    fn a_region_cannot_name_another_host() {
+        assert!(is_host_label("us-east-1") && is_host_label("europe-west4"));
+        for name in ["", "-a", "a-", "evil.com/", "a.b", "a@b", "a:1", "a#", "A", "é", "a b", "a\n"] {
+            assert!(!is_host_label(name), "{name}");
         }
     }
 }

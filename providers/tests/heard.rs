@@ -145,6 +145,15 @@ pub fn recordings(folder: &Path, kind: &str) -> Vec<Recording> {
     paths.iter().map(|path| recording(folder, kind, path)).collect()
 }
 
+/// Every error of `kind` in `folder/documented_errors`.
+pub fn documented(folder: &Path, kind: &str) -> Vec<Recording> {
+    let paths = std::fs::read_dir(folder.join("documented_errors")).unwrap().map(|entry| entry.unwrap().path());
+    let is_of_kind = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&format!("{kind}-"));
+    let mut paths: Vec<PathBuf> = paths.filter(is_of_kind).collect();
+    paths.sort();
+    paths.iter().map(|path| recording(folder, kind, path)).collect()
+}
+
 fn recording(folder: &Path, kind: &str, path: &Path) -> Recording {
     let file: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let response = &file["response"];

@@ -40,12 +40,59 @@ fn expected(recording: &Recording) -> Heard {
     if !recording.is_stream {
         return expected_message(&serde_json::from_str(&text).unwrap());
     }
-    let data = text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| data.trim() != "[DONE]");
-    assembled(data.map(|data| serde_json::from_str(data).unwrap()))
+    assembled(events(recording))
 }
 
-/// A message put together from its events.
+/// Errors built from documentation, one cut stream among them.
+#[test]
+fn documented_errors_keep_their_class() {
+    let Some(folder) = heard::folder() else { return };
+    let provider = providers::provider("anthropic").unwrap();
+    let mut tally = Tally::default();
+    for recording in heard::documented(&folder, "anthropic") {
+        tally.play(provider, &recording, expected);
+    }
+    tally.settle(
+        "documented anthropic errors",
+        &[("anthropic-200-truncated-connection", "a cut stream must not end: the walk says so")],
+    );
+}
+
+/// A streamed answer and the same answer given whole are heard alike.
+#[test]
+fn streamed_and_whole_answers_agree() {
+    let Some(folder) = heard::folder() else { return };
+    let provider = providers::provider("anthropic").unwrap();
+    let mut tally = Tally::default();
+    for mut recording in heard::recordings(&folder, "anthropic") {
+        if recording.is_stream && recording.status == 200 {
+            let mut message = message_of(events(&recording)).unwrap();
+            message["type"] = "message".into();
+            recording.body = message.to_string().into_bytes();
+            recording.is_stream = false;
+            recording.second_opinion = None;
+            tally.play(provider, &recording, expected);
+        }
+    }
+    tally.settle("anthropic streams as whole answers", &[]);
+}
+
+fn events(recording: &Recording) -> impl Iterator<Item = Value> {
+    let text = String::from_utf8(recording.body.clone()).unwrap();
+    let data = text.lines().filter_map(|line| line.strip_prefix("data:")).filter(|data| data.trim() != "[DONE]");
+    data.map(|data| serde_json::from_str(data).unwrap()).collect::<Vec<Value>>().into_iter()
+}
+
+/// What a message is heard as when it is put together from its events.
 pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
+    match message_of(events) {
+        Ok(message) => expected_message(&message),
+        Err(error) => expected_error(502, &error),
+    }
+}
+
+/// A message put together from its events; an error where they hold one.
+fn message_of(events: impl Iterator<Item = Value>) -> Result<Value, Value> {
     let mut message = json!({"usage": {}});
     let mut blocks: BTreeMap<u64, Value> = BTreeMap::new();
     for event in events {
@@ -60,7 +107,7 @@ pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
                 message["stop_reason"] = event["delta"]["stop_reason"].clone();
                 overwrite(&mut message["usage"], &event["usage"]);
             }
-            "error" => return expected_error(500, &event),
+            "error" => return Err(event),
             _ => {}
         }
     }
@@ -70,7 +117,7 @@ pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
         }
     }
     message["content"] = blocks.into_values().collect();
-    expected_message(&message)
+    Ok(message)
 }
 
 fn overwrite(usage: &mut Value, later: &Value) {

@@ -30,6 +30,33 @@ fn recorded_answers_are_heard_as_they_were_given() {
     }
 }
 
+/// Errors built from documentation, in frames of a stream too.
+#[test]
+fn documented_errors_keep_their_class() {
+    let Some(folder) = heard::folder() else { return };
+    let mut tally = Tally::default();
+    for recording in heard::documented(&folder, "bedrock") {
+        tally.play(providers::provider("bedrock").unwrap(), &recording, expected);
+    }
+    tally.settle("documented bedrock errors", &[]);
+}
+
+/// A streamed answer and the same answer given whole are heard alike.
+#[test]
+fn streamed_and_whole_answers_agree() {
+    let Some(folder) = heard::folder() else { return };
+    let mut tally = Tally::default();
+    for mut recording in heard::recordings(&folder, "bedrock") {
+        if recording.is_stream && recording.status == 200 && kind(&recording) == Some("bedrock") {
+            recording.body = put_together(&events(&recording.body)).to_string().into_bytes();
+            recording.is_stream = false;
+            recording.second_opinion = None;
+            tally.play(providers::provider("bedrock").unwrap(), &recording, expected);
+        }
+    }
+    tally.settle("bedrock streams as whole answers", &[]);
+}
+
 /// Some streams were recorded as lines of JSON, each event under its name: they get their frames back.
 fn framed(mut recording: Recording) -> Recording {
     let lines = String::from_utf8(recording.body.clone()).unwrap_or_default();
@@ -102,9 +129,22 @@ fn expected(recording: &Recording) -> Heard {
     match (kind(recording), recording.is_stream) {
         (Some("bedrock-anthropic"), true) => assembled(events(&recording.body).into_iter().map(|(_, event)| event)),
         (Some("bedrock-anthropic"), false) => expected_message(&serde_json::from_slice(&recording.body).unwrap()),
-        (_, true) => expected_converse(&put_together(&events(&recording.body))),
+        (_, true) => expected_stream(&events(&recording.body)),
         (_, false) => expected_converse(&serde_json::from_slice(&recording.body).unwrap()),
     }
+}
+
+fn expected_stream(events: &[(String, Value)]) -> Heard {
+    let (name, event) = events.last().unwrap();
+    let (kind, code, status) = match name.as_str() {
+        "throttlingException" => ("rate_limit_error", "rate_limit_exceeded", 429),
+        "validationException" => ("invalid_request_error", "", 400),
+        "serviceUnavailableException" => ("server_error", "", 503),
+        name if name.ends_with("Exception") => ("server_error", "", 502),
+        _ => return expected_converse(&put_together(events)),
+    };
+    assert!(event["message"].is_string(), "an exception without words");
+    Heard { error: Some((kind.to_owned(), code.to_owned(), status)), ..Heard::default() }
 }
 
 /// A whole answer put together from its events.

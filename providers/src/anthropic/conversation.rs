@@ -38,7 +38,7 @@ pub(crate) struct Conversation {
 pub(crate) fn say(chat: &Chat, host: Host) -> Result<Conversation, Refusal> {
     let mut conversation = Conversation::default();
     let mut turns = Turns::default();
-    let mut files = Files { fetches: host != Host::Bedrock, names_files: false };
+    let mut files = Files { host, names_files: false };
     for message in &chat.messages {
         match message.role.as_str() {
             "system" | "developer" => conversation.system.extend(system_blocks(message)),
@@ -111,8 +111,7 @@ fn assistant_blocks(message: &Message) -> Result<Vec<Value>, Refusal> {
 
 /// Says parts, and what they carry.
 struct Files {
-    /// Whether the host fetches addresses.
-    fetches: bool,
+    host: Host,
     /// Whether a file was named by its id.
     names_files: bool,
 }
@@ -160,6 +159,9 @@ impl Files {
 
     fn document(&mut self, file: &File) -> Result<Value, Refusal> {
         let source = match (&file.file_id, &file.file_data) {
+            (Some(_), _) if self.host != Host::Anthropic => {
+                return Err(bad("the provider keeps no files: send `file_data` and not `file_id`"));
+            }
             (Some(id), _) => {
                 self.names_files = true;
                 json!({"type": "file", "file_id": id})
@@ -176,7 +178,7 @@ impl Files {
     }
 
     fn address(&self, url: &str) -> Result<Value, Refusal> {
-        if !self.fetches {
+        if self.host == Host::Bedrock {
             return Err(bad("the provider does not fetch addresses: send images and files as base64 `data:` URLs"));
         }
         Ok(json!({"type": "url", "url": url}))

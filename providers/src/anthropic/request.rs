@@ -14,6 +14,12 @@ use crate::unsaid::Unsaid;
 /// translator turns its arguments back into text.
 pub(crate) const ANSWER_TOOL: &str = "choreoai_json_answer";
 
+/// Where clients name betas of the API.
+const BETAS: &str = "anthropic_beta";
+
+/// The beta that a file's id belongs to.
+const FILES_BETA: &str = "files-api-2025-04-14";
+
 /// The smallest `top_p` that is taken while the model thinks.
 const MIN_TOP_P_THINKING: f64 = 0.95;
 
@@ -37,7 +43,7 @@ pub(crate) struct Said {
     /// The body's members.
     pub(crate) body: Map<String, Value>,
     /// Names for `anthropic-beta`.
-    pub(crate) betas: Vec<&'static str>,
+    pub(crate) betas: Vec<String>,
     /// Fields that were left out.
     pub(crate) dropped: Vec<&'static str>,
 }
@@ -94,8 +100,20 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     if call.request.stream && host != Host::Bedrock {
         body.insert("stream".to_owned(), Value::Bool(true));
     }
-    let betas = if conversation.names_files { vec!["files-api-2025-04-14"] } else { Vec::new() };
+    let mut betas = asked_betas(&chat)?;
+    if conversation.names_files {
+        betas.push(FILES_BETA.to_owned());
+    }
     Ok(Said { body, betas, dropped: unsaid.dropped() })
+}
+
+/// The betas that the client names in `anthropic_beta`; they go into a header.
+fn asked_betas(chat: &Chat) -> Result<Vec<String>, Refusal> {
+    let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    let Some(given) = chat.other.get(BETAS).filter(|value| !value.is_null()) else { return Ok(Vec::new()) };
+    let names = given.as_array().map(|names| names.iter().map(|name| name.as_str().filter(is_name).map(str::to_owned)).collect());
+    let names: Option<Option<Vec<String>>> = names;
+    names.flatten().ok_or_else(|| Refusal::field(BETAS, "invalid_value", "`anthropic_beta` must be an array of names of betas"))
 }
 
 fn leave_out(chat: &Chat, unsaid: &mut Unsaid) -> Result<(), Refusal> {
@@ -110,7 +128,7 @@ fn leave_out(chat: &Chat, unsaid: &mut Unsaid) -> Result<(), Refusal> {
     unsaid.hint("frequency_penalty", chat.frequency_penalty.is_some_and(|penalty| penalty != 0.0))?;
     unsaid.hint("verbosity", chat.verbosity.is_some())?;
     unsaid.hint("messages.name", chat.messages.iter().any(|message| message.role != "tool" && message.name.is_some()))?;
-    unsaid.others(chat, &NATIVE)
+    unsaid.others(chat, &[&NATIVE[..], &[BETAS]].concat())
 }
 
 fn tools(chat: &Chat, model: Model, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {
@@ -225,7 +243,11 @@ fn structured(chat: &Chat, model: Model, body: &mut Map<String, Value>) {
     if let Some(Value::Array(tools)) = body.get_mut("tools") {
         tools.push(answer);
     }
-    let choice = if is_alone { json!({"type": "tool", "name": ANSWER_TOOL}) } else { json!({"type": "any"}) };
+    let has_one_call = is_alone || chat.parallel_tool_calls == Some(false);
+    let mut choice = if is_alone { json!({"type": "tool", "name": ANSWER_TOOL}) } else { json!({"type": "any"}) };
+    if has_one_call {
+        choice["disable_parallel_tool_use"] = Value::Bool(true);
+    }
     body.insert("tool_choice".to_owned(), choice);
 }
 

@@ -2,7 +2,7 @@
 //! It must not know how a token is got.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::Value;
 
 use super::answer::{self, MessageStream};
@@ -12,7 +12,7 @@ use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
-use crate::segment::percent_encoded;
+use crate::segment::{is_host_label, percent_encoded};
 
 /// The location that is served everywhere.
 const GLOBAL: &str = "global";
@@ -27,10 +27,10 @@ impl Provider for ClaudeOnVertex {
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
-        Some(match account.region.as_deref().unwrap_or(GLOBAL) {
-            GLOBAL => "https://aiplatform.googleapis.com".to_owned(),
-            region => format!("https://{region}-aiplatform.googleapis.com"),
-        })
+        match account.region.as_deref().unwrap_or(GLOBAL) {
+            GLOBAL => Some("https://aiplatform.googleapis.com".to_owned()),
+            region => is_host_label(region).then(|| format!("https://{region}-aiplatform.googleapis.com")),
+        }
     }
 
     fn auth(&self) -> Auth {
@@ -47,11 +47,10 @@ impl Provider for ClaudeOnVertex {
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let said = request::say(call, Host::Vertex)?;
-        let betas = said.betas.iter().map(|beta| (HeaderName::from_static("anthropic-beta"), HeaderValue::from_static(beta)));
         Ok(UpstreamRequest {
             method: Method::POST,
             path: path(call)?,
-            headers: betas.collect(),
+            headers: super::beta_header(&said.betas).into_iter().collect(),
             body: Bytes::from(Value::Object(said.body).to_string()),
             framing: Framing::Sse,
             dropped: said.dropped,

@@ -140,7 +140,7 @@ impl Speaker {
     fn tool_result(&mut self, message: &Message) -> Result<Value, Refusal> {
         let id = message.tool_call_id.as_deref().ok_or_else(|| bad("a tool message needs a `tool_call_id`"))?;
         let content = match &message.content {
-            Some(Content::Text(text)) => vec![text_block(text)],
+            Some(Content::Text(text)) => text_with_mark(text, None),
             content => self.blocks(content.as_ref())?,
         };
         let is_error = message.other.get("is_error") == Some(&Value::Bool(true));
