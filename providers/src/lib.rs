@@ -2,9 +2,13 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod anthropic;
+mod base64;
+mod bedrock;
 mod call;
 pub mod chat;
 mod compatible;
+mod dataurl;
 mod error;
 mod event;
 mod failure;
@@ -14,6 +18,10 @@ pub mod json;
 pub mod reply;
 mod request;
 mod retry;
+mod segment;
+mod toolid;
+mod turns;
+mod unsaid;
 mod usage;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
@@ -63,7 +71,8 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 0] = [];
+static FOREIGN: [&dyn Provider; 4] =
+    [&anthropic::Anthropic, &anthropic::ClaudeOnVertex, &anthropic::ClaudeOnBedrock, &bedrock::Bedrock];
 
 /// The wire with this name.
 #[must_use]
