@@ -2,7 +2,7 @@
 //! It must not know what a frame means.
 
 use bytes::Bytes;
-use providers::frames::{Decoder, FrameTooLarge, Framing, MAX_FRAME_BYTES};
+use providers::frames::{BadFrame, Decoder, Framing, MAX_FRAME_BYTES};
 
 use crate::play;
 
@@ -65,14 +65,14 @@ fn a_frame_too_large_is_an_error_however_it_arrives() {
         endless.push(line.clone());
         endless.next_frame().err()
     });
-    assert_eq!(refused, Some(FrameTooLarge), "one endless line");
+    assert_eq!(refused, Some(BadFrame::TooLarge), "one endless line");
 
     let mut many = Decoder::new(Framing::Sse);
     let refused = (0..MAX_FRAME_BYTES / line.len() + 1).find_map(|_| {
         many.push([b"data: ", &line[..], b"\n"].concat().into());
         many.next_frame().err()
     });
-    assert_eq!(refused, Some(FrameTooLarge), "many lines of one event");
+    assert_eq!(refused, Some(BadFrame::TooLarge), "many lines of one event");
 
     let mut plain = Decoder::new(Framing::Sse);
     plain.push(Bytes::from_static(b"{\n"));
@@ -81,7 +81,7 @@ fn a_frame_too_large_is_an_error_however_it_arrives() {
         plain.push([&line[..], b"\n"].concat().into());
         plain.next_frame().err()
     });
-    assert_eq!(refused, Some(FrameTooLarge), "a plain JSON body");
+    assert_eq!(refused, Some(BadFrame::TooLarge), "a plain JSON body");
 }
 
 #[test]
