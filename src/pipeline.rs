@@ -15,6 +15,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::Request;
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use providers::{ChatRequest, Endpoint};
 use tokio::time::sleep;
@@ -146,11 +147,15 @@ fn unknown_model(model: &str) -> Error {
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {
     let limit = house.config.server.max_body_bytes;
+    let too_large = || Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     let reading = tokio::time::timeout(house.config.server.body_timeout, Limited::new(body, limit).collect());
     let slow = |_| Error::new(Kind::SlowRequest, "the request body did not arrive in time");
     let collected = reading.await.map_err(slow)?.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            return Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
+            return too_large();
         }
         Error::new(Kind::InvalidRequest, "the request body could not be read")
     });
