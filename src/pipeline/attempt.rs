@@ -396,6 +396,7 @@ async fn stream(
     let then = match &end {
         End::Failed(reported) => judge(house, &lane, reported.class, reported.retry_after),
         End::Stopped => Then::Stop,
+        End::Unreadable(_) => Then::Next,
         End::Complete | End::Truncated | End::TimedOut => {
             unwell(&house.metrics, &lane);
             Then::Again
@@ -432,7 +433,7 @@ impl Watch for Watched {
     fn end(&mut self, end: End) {
         let outcome = match &end {
             End::Complete => Outcome::Completed,
-            End::Truncated => Outcome::UpstreamTruncated,
+            End::Truncated | End::Unreadable(_) => Outcome::UpstreamTruncated,
             End::Failed(_) => Outcome::UpstreamError,
             End::TimedOut => Outcome::Timeout,
             End::Stopped => Outcome::GatewayShutdown,
