@@ -2,14 +2,22 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod base64;
 mod call;
 pub mod chat;
+mod embeddings;
 mod error;
 mod event;
 pub mod frames;
+mod gemini;
 pub mod json;
+mod leftover;
+mod media;
+mod path;
 pub mod reply;
 mod request;
+mod retry;
+mod unsaid;
 mod usage;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
@@ -59,7 +67,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 0] = [];
+static FOREIGN: [&dyn Provider; 1] = [&gemini::Gemini];
 
 /// The wire with this name.
 #[must_use]

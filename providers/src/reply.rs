@@ -36,6 +36,8 @@ pub enum Piece {
     /// A further member of the message beyond OpenAI's (`thinking_blocks`, `citations`, …). On a
     /// stream it goes into a delta as it is; in a whole answer arrays are joined, others replaced.
     Extra(&'static str, Value),
+    /// Log probabilities of the text so far, as OpenAI's `logprobs.content` lists them.
+    Logprobs(Vec<Value>),
     /// The choice ends: OpenAI's finish reason.
     Finish(&'static str),
 }
@@ -117,6 +119,7 @@ impl ChunkWriter {
             Piece::ToolStart { id, name, extra } => self.tool_start(choice, (id, name, extra), emit),
             Piece::ToolArguments { index, text } => self.tool_arguments(choice, index, &text, emit),
             Piece::Extra(key, value) => self.delta(choice, &json!({key: value}), "", emit),
+            Piece::Logprobs(tokens) => self.logprobs(choice, &tokens, emit),
             Piece::Finish(reason) => self.finish(choice, reason, emit),
         }
     }
@@ -179,6 +182,16 @@ impl ChunkWriter {
         emit(Event { bytes, kind: Kind::Delta(text) });
     }
 
+    /// A chunk of its own, with nothing new in its delta.
+    fn logprobs(&mut self, choice: usize, tokens: &[Value], emit: &mut dyn FnMut(Event<'_>)) {
+        let logprobs = json!({"content": tokens, "refusal": null});
+        let choices = json!([{"index": choice, "delta": {}, "logprobs": logprobs, "finish_reason": null}]);
+        let chunk = Value::Object(self.envelope(choices));
+        self.buffer.clear();
+        write_sse(&mut self.buffer, &chunk);
+        emit(Event { bytes: &self.buffer, kind: Kind::Delta("") });
+    }
+
     fn choice(&mut self, index: usize) -> &mut Choice {
         if self.choices.len() <= index {
             self.choices.resize(index + 1, Choice::default());
@@ -228,6 +241,7 @@ struct Message {
     reasoning: Option<String>,
     calls: Vec<(Value, String)>,
     extra: Map<String, Value>,
+    logprobs: Vec<Value>,
     finish: Option<&'static str>,
 }
 
@@ -284,6 +298,7 @@ impl AnswerWriter {
                 }
             }
             Piece::Extra(key, value) => join(&mut message.extra, key, value),
+            Piece::Logprobs(tokens) => message.logprobs.extend(tokens),
             Piece::Finish(reason) => message.finish = Some(reason),
         }
     }
@@ -316,7 +331,8 @@ impl Message {
             }
             members.extend(self.extra);
         }
-        json!({"index": index, "message": message, "logprobs": null, "finish_reason": self.finish})
+        let logprobs = (!self.logprobs.is_empty()).then(|| json!({"content": self.logprobs, "refusal": null}));
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish})
     }
 }
 
