@@ -4,12 +4,12 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 
 use crate::base64;
 use crate::call::{Answer, Call};
-use crate::error::Refusal;
-use crate::reply::openai_usage;
+use crate::error::{Class, Refusal, UpstreamError};
 use crate::unsaid::Unsaid;
 use crate::usage::Usage;
 
@@ -89,35 +89,40 @@ impl Writer {
         Self { model: call.model.to_owned(), as_base64 }
     }
 
-    /// The answer with these vectors, in the order of the texts.
-    pub(crate) fn answer(&self, vectors: &[Vec<f64>], usage: Option<Usage>) -> Answer {
-        let data: Vec<Value> = vectors
-            .iter()
-            .enumerate()
-            .map(|(index, vector)| json!({"object": "embedding", "index": index, "embedding": self.encoded(vector)}))
-            .collect();
-        let mut body = json!({"object": "list", "data": data, "model": self.model});
-        if let Some(usage) = &usage {
-            let full = openai_usage(usage);
-            body["usage"] = json!({"prompt_tokens": full["prompt_tokens"], "total_tokens": full["total_tokens"]});
+    /// The answer with these vectors, each a JSON list of numbers, in the order of the texts.
+    ///
+    /// # Errors
+    /// An [`UpstreamError`] when one is no list of numbers.
+    pub(crate) fn answer(&self, vectors: &[Box<RawValue>], usage: Option<Usage>) -> Result<Answer, UpstreamError> {
+        let mut body = String::from("{\"object\":\"list\",\"data\":[");
+        for (index, vector) in vectors.iter().enumerate() {
+            let comma = if index == 0 { "" } else { "," };
+            let vector = self.encoded(vector.get())?;
+            body.push_str(&format!("{comma}{{\"object\":\"embedding\",\"index\":{index},\"embedding\":{vector}}}"));
         }
-        Answer { body: Bytes::from(body.to_string()), usage, text: String::new() }
+        body.push_str(&format!("],\"model\":{}", Value::from(self.model.as_str())));
+        if let Some(Usage { input, .. }) = usage {
+            body.push_str(&format!(",\"usage\":{{\"prompt_tokens\":{input},\"total_tokens\":{input}}}"));
+        }
+        body.push('}');
+        Ok(Answer { body: Bytes::from(body), usage, text: String::new() })
     }
 
-    /// A list of numbers, or the base64 of their little-endian 32-bit floats.
-    fn encoded(&self, vector: &[f64]) -> Value {
+    /// The numbers as the provider wrote them, without white space; or the base64 of their little-endian
+    /// 32-bit floats.
+    fn encoded(&self, vector: &str) -> Result<String, UpstreamError> {
+        if !vector.starts_with('[') {
+            return Err(no_vector());
+        }
         if !self.as_base64 {
-            return vector.iter().copied().map(Value::from).collect();
+            return Ok(vector.chars().filter(|c| !c.is_ascii_whitespace()).collect());
         }
-        let mut bytes = Vec::with_capacity(vector.len() * 4);
-        for number in vector {
-            bytes.extend_from_slice(&narrow(*number).to_le_bytes());
-        }
-        Value::from(base64::encode(&bytes))
+        let numbers: Vec<f32> = serde_json::from_str(vector).map_err(|_| no_vector())?;
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        Ok(format!("\"{}\"", base64::encode(&bytes)))
     }
 }
 
-/// The nearest 32-bit float: base64 answers hold those and no others.
-fn narrow(number: f64) -> f32 {
-    number as f32
+fn no_vector() -> UpstreamError {
+    UpstreamError::new(Class::Server, "the provider's answer holds an embedding that is no list of numbers")
 }

@@ -2,7 +2,11 @@
 //! network delivers, cut anywhere, and gives back whole frames. Its only buffer is bounded.
 //! It must not know what a frame means.
 
-use bytes::{Bytes, BytesMut};
+mod values;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use values::Values;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's image or audio.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -14,6 +18,9 @@ pub enum Framing {
     Sse,
     /// One JSON value a line.
     JsonLines,
+    /// JSON objects one after another, bare or in one array. A stream expected as [`Sse`](Self::Sse)
+    /// that opens with a bracket is read as this: no line of server-sent events begins so.
+    JsonValues,
 }
 
 /// One frame of a stream.
@@ -42,6 +49,7 @@ pub struct Decoder {
     at_start: bool,
     name: Option<Bytes>,
     data: Data,
+    values: Values,
 }
 
 /// The `data` lines of the event that is being read.
@@ -103,6 +111,7 @@ impl Decoder {
             at_start: true,
             name: None,
             data: Data::None,
+            values: Values::default(),
         }
     }
 
@@ -116,6 +125,10 @@ impl Decoder {
     /// # Errors
     /// [`FrameTooLarge`] when a frame passes the bound; the decoder must not be used after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameTooLarge> {
+        self.recognise();
+        if self.framing == Framing::JsonValues {
+            return Ok(self.values.next(&mut self.chunk)?.map(unnamed));
+        }
         while let Some(line) = self.next_line()? {
             if let Some(frame) = self.line(line) {
                 return Ok(Some(frame));
@@ -133,6 +146,9 @@ impl Decoder {
         if let Some(frame) = self.next_frame()? {
             return Ok(Some(frame));
         }
+        if self.framing == Framing::JsonValues {
+            return Ok(self.values.rest().map(unnamed));
+        }
         let line = self.partial_line.split().freeze();
         if !line.is_empty()
             && let Some(frame) = self.line(line)
@@ -140,6 +156,19 @@ impl Decoder {
             return Ok(Some(frame));
         }
         Ok(self.event())
+    }
+
+    /// At the start of a stream: is it what it should be?
+    fn recognise(&mut self) {
+        if !self.at_start || self.framing != Framing::Sse || !self.partial_line.is_empty() {
+            return;
+        }
+        let blank = self.chunk.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        if matches!(self.chunk.get(blank), Some(b'[' | b'{')) {
+            self.framing = Framing::JsonValues;
+        }
+        // Blank lines before the first event mean nothing, and the start is still to come after them.
+        self.chunk.advance(blank);
     }
 
     fn next_line(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
@@ -176,8 +205,8 @@ impl Decoder {
         }
         match self.framing {
             Framing::Sse => self.sse_line(&line),
-            Framing::JsonLines if line.trim_ascii().is_empty() => None,
-            Framing::JsonLines => Some(Frame { name: None, data: line }),
+            Framing::JsonLines | Framing::JsonValues if line.trim_ascii().is_empty() => None,
+            Framing::JsonLines | Framing::JsonValues => Some(unnamed(line)),
         }
     }
 
@@ -200,5 +229,44 @@ impl Decoder {
     fn event(&mut self) -> Option<Frame> {
         let name = self.name.take();
         self.data.take().map(|data| Frame { name, data })
+    }
+}
+
+fn unnamed(data: Bytes) -> Frame {
+    Frame { name: None, data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(framing: Framing, pieces: &[&[u8]]) -> Vec<String> {
+        let mut decoder = Decoder::new(framing);
+        let mut out = Vec::new();
+        let mut keep =
+            |frame: Option<Frame>| frame.map(|frame| out.push(String::from_utf8_lossy(&frame.data).into_owned())).is_some();
+        for piece in pieces {
+            decoder.push(Bytes::copy_from_slice(piece));
+            while keep(decoder.next_frame().unwrap_or_default()) {}
+        }
+        while keep(decoder.finish().unwrap_or_default()) {}
+        out
+    }
+
+    #[test]
+    fn a_stream_that_opens_with_a_bracket_is_json_however_it_is_cut() {
+        for (body, expected) in [
+            ("[{\"a\":\"]}\\\"\"}\r\n,\r\n{\"b\":[{}]}]\n", vec!["{\"a\":\"]}\\\"\"}", "{\"b\":[{}]}"]),
+            ("\n {\"error\":{}}", vec!["{\"error\":{}}"]),
+            ("[{\"a\":1},{\"cut", vec!["{\"a\":1}", "{\"cut"]),
+            ("\r\n\r\ndata: {\"a\":1}\r\n\r\n", vec!["{\"a\":1}"]),
+        ] {
+            for cut in 0..=body.len() {
+                let (head, tail) = body.as_bytes().split_at(cut);
+                assert_eq!(frames(Framing::Sse, &[head, tail]), expected, "{body} cut at {cut}");
+            }
+            let bytes: Vec<&[u8]> = body.as_bytes().chunks(1).collect();
+            assert_eq!(frames(Framing::Sse, &bytes), expected, "{body} byte by byte");
+        }
     }
 }

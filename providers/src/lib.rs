@@ -19,6 +19,7 @@ mod request;
 mod retry;
 mod unsaid;
 mod usage;
+mod vertex;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
 pub use error::{Class, Refusal, UpstreamError};
@@ -67,7 +68,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 1] = [&gemini::Gemini];
+static FOREIGN: [&dyn Provider; 2] = [&gemini::Gemini, &vertex::Vertex];
 
 /// The wire with this name.
 #[must_use]

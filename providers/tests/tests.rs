@@ -4,3 +4,5 @@
 
 mod golden;
 mod play;
+mod recorded;
+mod recordings_gemini;

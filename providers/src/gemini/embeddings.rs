@@ -3,6 +3,7 @@
 //! It must not know addresses or credentials.
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{bare_name, error};
@@ -19,10 +20,9 @@ struct Batch {
     usage_metadata: Option<Counts>,
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Deserialize)]
 struct Embedding {
-    values: Vec<f64>,
+    values: Box<RawValue>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,7 +54,7 @@ pub(crate) fn batch(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&
 /// The vectors; usage only where Google counts it.
 pub(crate) fn batch_answer(writer: &Writer, body: &[u8]) -> Result<Answer, UpstreamError> {
     let batch: Batch = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
-    let vectors: Vec<Vec<f64>> = batch.embeddings.into_iter().map(|embedding| embedding.values).collect();
+    let vectors: Vec<Box<RawValue>> = batch.embeddings.into_iter().map(|embedding| embedding.values).collect();
     let counted = batch.usage_metadata.and_then(|counts| counts.prompt_token_count);
-    Ok(writer.answer(&vectors, counted.map(|input| Usage { input, ..Usage::default() })))
+    writer.answer(&vectors, counted.map(|input| Usage { input, ..Usage::default() }))
 }
