@@ -86,6 +86,8 @@ fn expected(recording: &Recording) -> Said {
     for object in &objects {
         if !object["promptFeedback"]["blockReason"].is_null() {
             said.choices = vec![SaidChoice { finish: "content_filter".to_owned(), ..SaidChoice::default() }];
+            // A blocked prompt without counts is one that was not counted.
+            said.usage = Some([0; 4]);
         }
         for (position, candidate) in object["candidates"].as_array().into_iter().flatten().enumerate() {
             let index = usize::try_from(candidate["index"].as_u64().unwrap_or(position as u64)).unwrap();

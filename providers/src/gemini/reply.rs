@@ -118,14 +118,26 @@ struct ModalityCount {
     token_count: u64,
 }
 
-impl UsageMetadata {
-    /// The counts in the gateway's meaning; `None` for the object without counts that Vertex AI puts
-    /// into every chunk but the last.
+impl Response {
+    fn is_blocked(&self) -> bool {
+        self.prompt_feedback.as_ref().is_some_and(|feedback| feedback.block_reason.is_some())
+    }
+
+    /// The counts, where there are any. Vertex AI puts an object without counts into every chunk but
+    /// the last; with a blocked prompt it means that nothing was counted.
     fn usage(&self) -> Option<Usage> {
-        self.prompt_token_count.or(self.total_token_count)?;
+        let metadata = self.usage_metadata.as_ref()?;
+        let counted = metadata.prompt_token_count.or(metadata.total_token_count).is_some();
+        (counted || self.is_blocked()).then(|| metadata.usage())
+    }
+}
+
+impl UsageMetadata {
+    /// The counts in the gateway's meaning.
+    fn usage(&self) -> Usage {
         let thoughts = self.thoughts_token_count.unwrap_or(0);
         let prompt = self.prompt_token_count.unwrap_or(0) + self.tool_use_prompt_token_count.unwrap_or(0);
-        Some(Usage {
+        Usage {
             input: prompt,
             output: self.candidates_token_count.unwrap_or(0) + thoughts,
             cache_read: self.cached_content_token_count.unwrap_or(0).min(prompt),
@@ -134,7 +146,7 @@ impl UsageMetadata {
             audio_out: audio(&self.candidates_tokens_details),
             tier: self.tier(),
             ..Usage::default()
-        })
+        }
     }
 
     /// AI Studio names a tier, Vertex AI a kind of traffic (`ON_DEMAND_PRIORITY`).
@@ -182,9 +194,9 @@ impl Reader {
     /// Tells the pieces of one response to `say`. Finish reasons are kept: whether one is
     /// `tool_calls` is known only at the end.
     fn read(&mut self, response: Response, say: &mut dyn FnMut(usize, Piece)) {
-        if let Some(feedback) = response.prompt_feedback.filter(|feedback| feedback.block_reason.is_some()) {
+        if response.is_blocked() {
             self.choice(0).finish = Some("content_filter");
-            if let Some(message) = feedback.block_reason_message {
+            if let Some(message) = response.prompt_feedback.and_then(|feedback| feedback.block_reason_message) {
                 say(0, Piece::Extra("refusal", Value::from(message)));
             }
         }
@@ -304,7 +316,7 @@ pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     let mut reader = Reader::new(call);
     let mut writer = AnswerWriter::new(call);
     writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
-    let usage = response.usage_metadata.as_ref().and_then(UsageMetadata::usage);
+    let usage = response.usage();
     reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
     if reader.choices.is_empty() {
         return Err(UpstreamError::new(Class::Server, "the provider answered without a candidate"));
@@ -344,7 +356,7 @@ impl StreamTranslator for Translator {
             return;
         }
         self.writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
-        if let Some(usage) = response.usage_metadata.as_ref().and_then(UsageMetadata::usage) {
+        if let Some(usage) = response.usage() {
             self.writer.usage(usage, emit);
         }
         let writer = &mut self.writer;
