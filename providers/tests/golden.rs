@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use providers::{Account, ChatRequest, Endpoint, Provider, Refusal, UpstreamError, UpstreamRequest, Usage};
+use providers::{Account, Call, ChatRequest, Endpoint, Provider, Refusal, Unsupported, UpstreamError, UpstreamRequest, Usage};
 use serde_json::{Value, json};
 
 use crate::play;
@@ -42,11 +42,12 @@ fn check(path: &Path) -> Option<String> {
 fn run(provider: &dyn Provider, case: &Value) -> Value {
     let account = account(&case["account"]);
     let model = case["model"].as_str().unwrap();
-    let request = match ChatRequest::parse(case["request"].to_string().into(), Endpoint::Chat) {
+    let endpoint = if case["endpoint"] == "embeddings" { Endpoint::Embeddings } else { Endpoint::Chat };
+    let request = match ChatRequest::parse(case["request"].to_string().into(), endpoint) {
         Ok(request) => request,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
     };
-    let call = play::call(&request, model, &account);
+    let call = Call { endpoint, ..play::call(&request, model, &account) };
     let upstream = match provider.request(&call) {
         Ok(upstream) => upstream,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
@@ -80,7 +81,12 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
 
 fn account(given: &Value) -> Account {
     let text = |name: &str| given[name].as_str().map(str::to_owned);
-    Account { region: text("region"), project: text("project"), api_version: text("api_version"), ..Account::default() }
+    let unsupported = match given["unsupported"].as_str() {
+        Some("reject") => Unsupported::Reject,
+        Some("drop") => Unsupported::Drop,
+        _ => Unsupported::Auto,
+    };
+    Account { region: text("region"), project: text("project"), api_version: text("api_version"), unsupported }
 }
 
 fn headers(given: &Value) -> HeaderMap {

@@ -159,3 +159,75 @@ fn embeddings(kind: &str, recording: &Recording, tally: &mut Tally) {
     };
     tally.assert(&recording.name, got.is_ok_and(|(vectors, _)| vectors == expected), "other vectors");
 }
+
+/// Where the request built from the chat completion says something else than the recorded one, and why.
+const REQUESTS: [(&str, &str); 8] = [
+    ("jsonSchemaFormatParam", "the recorded request sets a temperature and a limit that the chat completion does not ask for"),
+    ("jsonSchemaMinMaxItemsParam", "as jsonSchemaFormatParam"),
+    ("jsonSchemaMinimumMaximumParam", "as jsonSchemaFormatParam"),
+    ("jsonSchemaPrefixItemsParam", "as jsonSchemaFormatParam"),
+    (
+        "multimodalRequest",
+        "the chat completion names an address, which Gemini reads itself; the recorded request holds another image",
+    ),
+    ("reasoningEffortLowParam", "the recorded budget is its author's choice; ours is Google's own table, and shows the thoughts"),
+    ("reasoningSummaryParam", "as reasoningEffortLowParam"),
+    ("simpleRequest", "the chat completion asks for an effort, the recorded request does not"),
+];
+
+#[test]
+fn logical_requests_mean_what_the_recorded_ones_mean() {
+    let Some(root) = recorded::root() else { return };
+    let mut cases: Vec<_> = std::fs::read_dir(root.join("crossmap")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let (mut same, mut without, mut wrong) = (0, 0, Vec::new());
+    for case in cases.iter().filter(|case| case.is_dir()) {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let read = |wire: &str| -> Option<Value> {
+            serde_json::from_slice(&std::fs::read(case.join(wire).join("request.json")).ok()?).ok()
+        };
+        let (Some(chat), Some(google)) = (read("chat-completions"), read("google")) else {
+            without += 1;
+            continue;
+        };
+        let ours = build(&chat, google["model"].as_str().unwrap_or("gemini-2.5-flash"));
+        let theirs = normal(google);
+        match REQUESTS.iter().find(|(known, _)| *known == name) {
+            None if ours == theirs => same += 1,
+            None => wrong.push(format!("{name}:\n  ours   {ours}\n  theirs {theirs}")),
+            Some(_) if ours == theirs => wrong.push(format!("{name}: is listed as different and is not")),
+            Some((_, reason)) => println!("  request {name} differs: {reason}"),
+        }
+    }
+    println!("gemini: {same} logical requests mean the same, {without} exist in one of the wires only");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn build(chat: &Value, model: &str) -> Value {
+    let (request, account) = (play::chat(chat), Account::default());
+    let upstream = providers::provider("gemini").unwrap().request(&play::call(&request, model, &account)).unwrap();
+    normal(serde_json::from_slice(&upstream.body).unwrap())
+}
+
+/// One spelling for what has several: the model stands in the address; a schema of either grammar;
+/// objects that admit no other members, which Google's subset cannot say; call ids and the signature
+/// of foreign calls, which the recorded requests leave out.
+fn normal(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(name, _)| {
+                !matches!(name.as_str(), "model" | "additionalProperties" | "$schema" | "id" | "thoughtSignature")
+            });
+            kept.map(|(name, value)| {
+                let lower = match (&value, name.as_str()) {
+                    (Value::String(word), "type") => Value::from(word.to_lowercase()),
+                    _ => normal(value),
+                };
+                (if name == "parametersJsonSchema" { "parameters".to_owned() } else { name }, lower)
+            })
+            .collect()
+        }
+        Value::Array(items) => items.into_iter().map(normal).collect(),
+        plain => plain,
+    }
+}

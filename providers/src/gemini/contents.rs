@@ -146,13 +146,15 @@ fn unreadable(manner: Manner, what: &str) -> Refusal {
 /// An assistant's message: its text, then its calls, with the signatures that Gemini gave them.
 fn answered(message: &Message, manner: Manner) -> Result<Vec<Value>, Refusal> {
     let mut parts = said(message, manner)?;
+    let calls = message.tool_calls.as_deref().unwrap_or_default();
     if let Some(signature) = signature(&message.other) {
         match parts.last_mut() {
             Some(last) => last["thoughtSignature"] = signature,
-            None => parts.push(json!({"text": "", "thoughtSignature": signature})),
+            None if calls.is_empty() => parts.push(json!({"text": "", "thoughtSignature": signature})),
+            // It stood after the calls, which have their own.
+            None => {}
         }
     }
-    let calls = message.tool_calls.as_deref().unwrap_or_default();
     let is_foreign = manner.strict_calls && calls.iter().all(|call| signature(&call.other).is_none());
     for (ordinal, call) in calls.iter().enumerate() {
         let mut part = json!({"functionCall": function_call(call, manner)?});

@@ -224,7 +224,8 @@ impl Reader {
         }
         if let Some(reason) = reason {
             self.choice(index).finish = Some(reason);
-            if let Some(message) = candidate.finish_message.filter(|_| reason == "content_filter") {
+            let is_withheld = reason == "content_filter" || (reason == FAILED_CALL && self.choice(index).calls == 0);
+            if let Some(message) = candidate.finish_message.filter(|_| is_withheld) {
                 say(index, Piece::Extra("refusal", Value::from(message)));
             }
         }
@@ -267,8 +268,8 @@ impl Reader {
     /// The finish reason of every choice that has one.
     fn finishes(&self) -> Vec<(usize, &'static str)> {
         let reason = |choice: &Choice| match choice.finish {
-            Some("stop" | "function_call_failed") if choice.calls > 0 => Some("tool_calls"),
-            Some("function_call_failed") => Some("content_filter"),
+            Some("stop" | FAILED_CALL) if choice.calls > 0 => Some("tool_calls"),
+            Some(FAILED_CALL) => Some("content_filter"),
             reason => reason,
         };
         self.choices.iter().enumerate().filter_map(|(index, choice)| Some((index, reason(choice)?))).collect()
@@ -278,6 +279,10 @@ impl Reader {
 /// Most choices that are kept apart; `candidateCount` goes to 8.
 const MAX_CHOICES: usize = 128;
 
+/// A call that Gemini could not finish or should not have made: its own word until it is known whether
+/// the answer holds calls all the same.
+const FAILED_CALL: &str = "failed_call";
+
 /// OpenAI's word for a finish reason; numbers are those of the enum, for answers asked with
 /// `enum-encoding=int`. What OpenAI has no word for is an answer withheld: `content_filter`, never a
 /// `stop` that claims the answer is whole.
@@ -285,7 +290,7 @@ fn finish(reason: &Value) -> &'static str {
     match (reason.as_str(), reason.as_u64()) {
         (Some("STOP" | "FINISH_REASON_UNSPECIFIED"), _) | (_, Some(0 | 1)) => "stop",
         (Some("MAX_TOKENS" | "CONTINUATION"), _) | (_, Some(2)) => "length",
-        (Some("MALFORMED_FUNCTION_CALL" | "UNEXPECTED_TOOL_CALL" | "TOO_MANY_TOOL_CALLS"), _) => "function_call_failed",
+        (Some("MALFORMED_FUNCTION_CALL" | "UNEXPECTED_TOOL_CALL" | "TOO_MANY_TOOL_CALLS"), _) => FAILED_CALL,
         _ => "content_filter",
     }
 }
