@@ -5,6 +5,7 @@
 mod base64;
 mod call;
 pub mod chat;
+mod cohere;
 mod embeddings;
 mod error;
 mod event;
@@ -13,6 +14,7 @@ mod gemini;
 pub mod json;
 mod leftover;
 mod media;
+mod ollama;
 mod path;
 pub mod reply;
 mod request;
@@ -25,7 +27,7 @@ pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsuppor
 pub use error::{Class, Refusal, UpstreamError};
 pub use event::{Event, Kind};
 pub use request::{ChatRequest, Edit};
-pub use usage::{Tier, Usage};
+pub use usage::{Billed, Tier, Usage};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -68,7 +70,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 2] = [&gemini::Gemini, &vertex::Vertex];
+static FOREIGN: [&dyn Provider; 4] = [&cohere::Cohere, &gemini::Gemini, &ollama::Ollama, &vertex::Vertex];
 
 /// The wire with this name.
 #[must_use]

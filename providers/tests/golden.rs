@@ -123,8 +123,12 @@ fn error_json(error: &UpstreamError) -> Value {
 }
 
 fn usage_json(usage: &Usage) -> Value {
-    json!({
+    let mut said = json!({
         "input": usage.input, "output": usage.output, "cache_read": usage.cache_read, "cache_write": usage.cache_write,
         "cache_write_1h": usage.cache_write_1h, "reasoning": usage.reasoning, "audio_in": usage.audio_in, "audio_out": usage.audio_out,
-    })
+    });
+    if let Some(billed) = usage.billed {
+        said["billed"] = json!({"input": billed.input, "output": billed.output});
+    }
+    said
 }

@@ -355,10 +355,11 @@ pub fn compare_opinion(root: &Path, kind: &str, name: &str, ours: &Said, reasons
         (None, None) => *ours == theirs,
         _ => false,
     };
+    let reason = reasons.iter().find(|(known, _)| *known == name);
     if same {
-        return None;
+        return reason.map(|_| format!("{kind}/{name}: is listed as different and is not"));
     }
-    match reasons.iter().find(|(known, _)| *known == name) {
+    match reason {
         Some((_, reason)) => {
             println!("  second opinion on {kind}/{name} differs: {reason}");
             None

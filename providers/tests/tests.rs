@@ -5,4 +5,6 @@
 mod golden;
 mod play;
 mod recorded;
+mod recordings_cohere;
 mod recordings_gemini;
+mod recordings_ollama;
