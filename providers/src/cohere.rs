@@ -12,6 +12,7 @@ use serde::Deserialize;
 use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Class, Refusal, UpstreamError};
+use crate::failure;
 use crate::frames::Framing;
 use crate::retry::retry_after;
 
@@ -64,7 +65,7 @@ impl Provider for Cohere {
     fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
         let mut error = match serde_json::from_slice::<Failure>(body) {
             Ok(failure) => failure.told(Some(status)),
-            Err(_) => UpstreamError::from_text(status, body),
+            Err(_) => failure::from_answer(status, headers, body),
         };
         error.retry_after = retry_after(headers);
         error

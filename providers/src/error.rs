@@ -136,20 +136,7 @@ impl UpstreamError {
         }
         error
     }
-
-    /// The error of a body that is not in the provider's own grammar: a proxy's text, or nothing.
-    #[must_use]
-    pub fn from_text(status: StatusCode, body: &[u8]) -> Self {
-        let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT_BYTES)]);
-        let text = text.trim();
-        let message =
-            if text.is_empty() || text.starts_with('<') { format!("the provider answered {status}") } else { text.to_owned() };
-        Self::at(Some(status), Class::from_status(status), message)
-    }
 }
-
-/// The longest text without a grammar that becomes a message, in bytes.
-const MAX_TEXT_BYTES: usize = 4096;
 
 /// Whether OpenAI's clients know what to do with a status.
 fn is_known_to_clients(status: StatusCode) -> bool {

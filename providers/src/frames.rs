@@ -2,11 +2,11 @@
 //! network delivers, cut anywhere, and gives back whole frames. Its only buffer is bounded.
 //! It must not know what a frame means.
 
-mod values;
+mod array;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use values::Values;
+use array::Elements;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's image or audio.
 pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
@@ -18,9 +18,9 @@ pub enum Framing {
     Sse,
     /// One JSON value a line.
     JsonLines,
-    /// JSON objects one after another, bare or in one array. A stream expected as [`Sse`](Self::Sse)
-    /// that opens with a bracket is read as this: no line of server-sent events begins so.
-    JsonValues,
+    /// One JSON array, whose elements are the frames. A stream expected as [`Sse`](Self::Sse) that opens
+    /// with a bracket is read as this: no line of server-sent events begins so.
+    JsonArray,
 }
 
 /// One frame of a stream.
@@ -47,9 +47,11 @@ pub struct Decoder {
     /// The last byte seen was a CR: an LF that follows belongs to it.
     after_cr: bool,
     at_start: bool,
+    /// Inside a JSON body that is no event stream.
+    in_json: bool,
     name: Option<Bytes>,
     data: Data,
-    values: Values,
+    elements: Elements,
 }
 
 /// The `data` lines of the event that is being read.
@@ -90,6 +92,10 @@ impl Data {
         self
     }
 
+    fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
     fn take(&mut self) -> Option<Bytes> {
         match std::mem::take(self) {
             Self::None => None,
@@ -109,9 +115,10 @@ impl Decoder {
             partial_line: BytesMut::new(),
             after_cr: false,
             at_start: true,
+            in_json: false,
             name: None,
             data: Data::None,
-            values: Values::default(),
+            elements: Elements::default(),
         }
     }
 
@@ -126,8 +133,8 @@ impl Decoder {
     /// [`FrameTooLarge`] when a frame passes the bound; the decoder must not be used after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameTooLarge> {
         self.recognise();
-        if self.framing == Framing::JsonValues {
-            return Ok(self.values.next(&mut self.chunk)?.map(unnamed));
+        if self.framing == Framing::JsonArray {
+            return Ok(self.elements.next(&mut self.chunk)?.map(unnamed));
         }
         while let Some(line) = self.next_line()? {
             if let Some(frame) = self.line(line) {
@@ -146,8 +153,8 @@ impl Decoder {
         if let Some(frame) = self.next_frame()? {
             return Ok(Some(frame));
         }
-        if self.framing == Framing::JsonValues {
-            return Ok(self.values.rest().map(unnamed));
+        if self.framing == Framing::JsonArray {
+            return Ok(self.elements.rest().map(unnamed));
         }
         let line = self.partial_line.split().freeze();
         if !line.is_empty()
@@ -164,8 +171,8 @@ impl Decoder {
             return;
         }
         let blank = self.chunk.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        if matches!(self.chunk.get(blank), Some(b'[' | b'{')) {
-            self.framing = Framing::JsonValues;
+        if matches!(self.chunk.get(blank), Some(b'[')) {
+            self.framing = Framing::JsonArray;
         }
         // Blank lines before the first event mean nothing, and the start is still to come after them.
         self.chunk.advance(blank);
@@ -205,14 +212,21 @@ impl Decoder {
         }
         match self.framing {
             Framing::Sse => self.sse_line(&line),
-            Framing::JsonLines | Framing::JsonValues if line.trim_ascii().is_empty() => None,
-            Framing::JsonLines | Framing::JsonValues => Some(unnamed(line)),
+            Framing::JsonLines | Framing::JsonArray if line.trim_ascii().is_empty() => None,
+            Framing::JsonLines | Framing::JsonArray => Some(unnamed(line)),
         }
     }
 
     fn sse_line(&mut self, line: &Bytes) -> Option<Frame> {
         if line.is_empty() {
             return self.event();
+        }
+        // Some providers answer a call for a stream with a plain JSON body, mostly an error. No field
+        // of an event begins with a brace, so such a body is one event's data, line by line.
+        self.in_json |= line.first() == Some(&b'{') && self.data.is_none();
+        if self.in_json {
+            self.data.push(line.clone());
+            return None;
         }
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let after = (colon + 1).min(line.len());
@@ -227,6 +241,7 @@ impl Decoder {
 
     /// The event read so far; one without data is none.
     fn event(&mut self) -> Option<Frame> {
+        self.in_json = false;
         let name = self.name.take();
         self.data.take().map(|data| Frame { name, data })
     }
@@ -254,10 +269,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_opens_with_a_bracket_is_json_however_it_is_cut() {
+    fn a_stream_that_opens_with_a_bracket_is_an_array_however_it_is_cut() {
         for (body, expected) in [
             ("[{\"a\":\"]}\\\"\"}\r\n,\r\n{\"b\":[{}]}]\n", vec!["{\"a\":\"]}\\\"\"}", "{\"b\":[{}]}"]),
-            ("\n {\"error\":{}}", vec!["{\"error\":{}}"]),
+            ("\n [{\"error\":{}}]", vec!["{\"error\":{}}"]),
+            ("{\"error\":{}}", vec!["{\"error\":{}}"]),
             ("[{\"a\":1},{\"cut", vec!["{\"a\":1}", "{\"cut"]),
             ("\r\n\r\ndata: {\"a\":1}\r\n\r\n", vec!["{\"a\":1}"]),
         ] {

@@ -2,15 +2,19 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod azure;
 mod base64;
 mod call;
 pub mod chat;
 mod cohere;
+mod compatible;
 mod embeddings;
 mod error;
 mod event;
+mod failure;
 pub mod frames;
 mod gemini;
+mod grammar;
 pub mod json;
 mod leftover;
 mod media;
@@ -70,7 +74,7 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 4] = [&cohere::Cohere, &gemini::Gemini, &ollama::Ollama, &vertex::Vertex];
+static FOREIGN: [&dyn Provider; 5] = [&azure::Azure, &cohere::Cohere, &gemini::Gemini, &ollama::Ollama, &vertex::Vertex];
 
 /// The wire with this name.
 #[must_use]
@@ -80,5 +84,6 @@ pub fn provider(kind: &str) -> Option<&'static dyn Provider> {
 
 /// Every wire that is known.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
-    FOREIGN.iter().copied()
+    let compatible = compatible::ROWS.iter().map(|row| row as &dyn Provider);
+    FOREIGN.iter().copied().chain(compatible)
 }

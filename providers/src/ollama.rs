@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Class, Refusal, UpstreamError};
+use crate::failure;
 use crate::frames::Framing;
 use crate::retry::retry_after;
 
@@ -66,7 +67,7 @@ impl Provider for Ollama {
         let value = serde_json::from_slice::<Value>(body).unwrap_or_default();
         let mut error = match value.get("error") {
             Some(error) => told(error, Some(status)),
-            None => UpstreamError::from_text(status, body),
+            None => failure::from_answer(status, headers, body),
         };
         error.retry_after = retry_after(headers);
         error

@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+mod chance;
+mod dialects;
 mod golden;
 mod play;
 mod recorded;
 mod recordings_cohere;
+mod recordings_compatible;
 mod recordings_gemini;
 mod recordings_ollama;
+mod strict;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Class, UpstreamError};
+use crate::failure;
 use crate::retry::retry_after;
 
 #[derive(Debug, Default, Deserialize)]
@@ -26,7 +27,7 @@ pub(crate) fn read(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Upst
     let error = value.as_ref().and_then(|value| value.get("error"));
     let mut said = match error {
         Some(error) => told(error, Some(status)),
-        None => UpstreamError::from_text(status, body),
+        None => failure::from_answer(status, headers, body),
     };
     said.retry_after = said.retry_after.or_else(|| retry_after(headers));
     said

@@ -1,6 +1,5 @@
-//! JSON objects that follow one another, bare or as the elements of one array, however the bytes
-//! arrive: what Google streams when it is not asked for server-sent events, and what any provider may
-//! answer where a stream was expected.
+//! The objects of one JSON array, however the bytes arrive: what Google streams when it is not asked
+//! for server-sent events, and in what some wrap an error where a stream was expected.
 //! It must not know what an object means.
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -9,7 +8,7 @@ use super::{FrameTooLarge, MAX_FRAME_BYTES};
 
 /// Cuts objects out of bytes.
 #[derive(Debug, Default)]
-pub(super) struct Values {
+pub(super) struct Elements {
     /// The beginning of an object whose end has not arrived.
     partial: BytesMut,
     depth: usize,
@@ -17,7 +16,7 @@ pub(super) struct Values {
     escaped: bool,
 }
 
-impl Values {
+impl Elements {
     /// The next whole object of `chunk`, or `None` when more bytes are needed.
     pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameTooLarge> {
         if self.depth == 0 {
