@@ -6,6 +6,7 @@
 mod contents;
 pub(crate) mod embeddings;
 pub(crate) mod error;
+mod partial;
 pub(crate) mod reply;
 pub(crate) mod request;
 

@@ -4,9 +4,11 @@
 
 mod chance;
 mod dialects;
+mod documented;
 mod golden;
 mod play;
 mod recorded;
+mod recordings_azure;
 mod recordings_cohere;
 mod recordings_compatible;
 mod recordings_gemini;

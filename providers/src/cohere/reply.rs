@@ -119,6 +119,12 @@ impl Counts {
     }
 }
 
+/// Arguments, or a piece of them. A call without any is sometimes told with the arguments `null`, which
+/// OpenAI's clients cannot read as an object.
+fn arguments(text: Option<String>) -> String {
+    text.filter(|text| text != "null").unwrap_or_default()
+}
+
 /// OpenAI's word for a finish reason, or what went wrong.
 fn finish(reason: &str) -> Result<&'static str, Class> {
     match reason {
@@ -155,8 +161,7 @@ pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     }
     for (index, call) in message.tool_calls.into_iter().flatten().enumerate() {
         writer.piece(0, Piece::ToolStart { id: call.id, name: call.function.name, extra: Map::new() });
-        let text = call.function.arguments.unwrap_or_default();
-        writer.piece(0, Piece::ToolArguments { index, text });
+        writer.piece(0, Piece::ToolArguments { index, text: arguments(call.function.arguments) });
     }
     if let Some(citations) = message.citations.filter(|citations| citations.as_array().is_some_and(|list| !list.is_empty())) {
         writer.piece(0, Piece::Extra("citations", citations));
@@ -242,7 +247,7 @@ impl Translator {
             self.calls += 1;
             self.writer.piece(0, Piece::ToolStart { id: call.id, name: call.function.name, extra: Map::new() }, emit);
         }
-        let text = call.function.arguments.unwrap_or_default();
+        let text = arguments(call.function.arguments);
         if let Some(index) = self.calls.checked_sub(1)
             && !text.is_empty()
         {

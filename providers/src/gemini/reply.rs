@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::error;
+use super::partial::{PartialArg, PartialCall};
 use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
@@ -54,11 +55,14 @@ struct Part {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct FunctionCall {
     id: Option<String>,
+    /// Empty for a further part of the call before.
     name: String,
     args: Option<Value>,
+    partial_args: Option<Vec<PartialArg>>,
+    will_continue: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,6 +179,8 @@ struct Reader {
 #[derive(Clone, Debug, Default)]
 struct Choice {
     calls: usize,
+    /// The call whose arguments are still arriving.
+    partial: Option<PartialCall>,
     finish: Option<&'static str>,
 }
 
@@ -242,15 +248,41 @@ impl Reader {
             say(index, Piece::Extra("images", json!([{"type": "image_url", "image_url": {"url": url}}])));
         }
         if let Some(call) = part.function_call {
+            self.call(index, call, signature, say);
+        } else if let Some(signature) = signature {
+            say(index, Piece::Extra("extra_content", signature));
+        }
+    }
+
+    /// A function call, whole or the next part of one.
+    fn call(&mut self, index: usize, call: FunctionCall, signature: Option<Value>, say: &mut dyn FnMut(usize, Piece)) {
+        let parts = call.partial_args.unwrap_or_default();
+        let goes_on = call.will_continue == Some(true);
+        if !call.name.is_empty() {
+            self.complete_call(index, say);
             let number = self.choice(index).calls;
             self.choice(index).calls += 1;
             let extra = signature.map(|signature| Map::from_iter([("extra_content".to_owned(), signature)]));
             let id = call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| self.mint());
             say(index, Piece::ToolStart { id, name: call.name, extra: extra.unwrap_or_default() });
-            let args = call.args.filter(Value::is_object).unwrap_or_else(|| json!({}));
-            say(index, Piece::ToolArguments { index: number, text: args.to_string() });
-        } else if let Some(signature) = signature {
-            say(index, Piece::Extra("extra_content", signature));
+            if goes_on || !parts.is_empty() {
+                self.choice(index).partial = Some(PartialCall::new(number));
+            } else {
+                let args = call.args.filter(Value::is_object).unwrap_or_else(|| json!({}));
+                say(index, Piece::ToolArguments { index: number, text: args.to_string() });
+            }
+        }
+        if let Some(partial) = &mut self.choice(index).partial {
+            parts.into_iter().for_each(|part| partial.add(part));
+        }
+        if !goes_on {
+            self.complete_call(index, say);
+        }
+    }
+
+    fn complete_call(&mut self, index: usize, say: &mut dyn FnMut(usize, Piece)) {
+        if let Some(partial) = self.choice(index).partial.take() {
+            say(index, Piece::ToolArguments { index: partial.index, text: partial.text() });
         }
     }
 
@@ -265,14 +297,20 @@ impl Reader {
         !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finish.is_some())
     }
 
-    /// The finish reason of every choice that has one.
-    fn finishes(&self) -> Vec<(usize, &'static str)> {
-        let reason = |choice: &Choice| match choice.finish {
-            Some("stop" | FAILED_CALL) if choice.calls > 0 => Some("tool_calls"),
-            Some(FAILED_CALL) => Some("content_filter"),
-            reason => reason,
-        };
-        self.choices.iter().enumerate().filter_map(|(index, choice)| Some((index, reason(choice)?))).collect()
+    /// Says how every choice ends.
+    fn finish(&mut self, say: &mut dyn FnMut(usize, Piece)) {
+        for index in 0..self.choices.len() {
+            self.complete_call(index, say);
+            let choice = &self.choices[index];
+            let reason = match choice.finish {
+                Some("stop" | FAILED_CALL) if choice.calls > 0 => Some("tool_calls"),
+                Some(FAILED_CALL) => Some("content_filter"),
+                reason => reason,
+            };
+            if let Some(reason) = reason {
+                say(index, Piece::Finish(reason));
+            }
+        }
     }
 }
 
@@ -326,9 +364,7 @@ pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     if reader.choices.is_empty() {
         return Err(UpstreamError::new(Class::Server, "the provider answered without a candidate"));
     }
-    for (choice, reason) in reader.finishes() {
-        writer.piece(choice, Piece::Finish(reason));
-    }
+    reader.finish(&mut |choice, piece| writer.piece(choice, piece));
     Ok(writer.finish(usage))
 }
 
@@ -348,14 +384,31 @@ impl Translator {
 
 impl StreamTranslator for Translator {
     fn frame(&mut self, frame: &Frame, emit: &mut dyn FnMut(Event<'_>)) {
-        let Ok(mut response) = serde_json::from_slice::<Response>(&frame.data) else {
-            // Errors may come wrapped in an array.
-            match error::in_array(&frame.data) {
-                Some(error) => self.fail(error, emit),
-                None => emit(Event { bytes: b"", kind: Kind::Malformed }),
-            }
+        let read = |data: &[u8]| serde_json::from_slice::<Response>(data).ok();
+        if let Some(response) = read(&frame.data) {
+            self.response(response, emit);
+        } else if let Some(responses) = frame.data.split(|byte| *byte == b'\n').map(read).collect::<Option<Vec<_>>>() {
+            // Who drops the blank lines between events makes one of many.
+            responses.into_iter().for_each(|response| self.response(response, emit));
+        } else if let Some(error) = error::in_array(&frame.data) {
+            self.fail(error, emit);
+        } else {
+            emit(Event { bytes: b"", kind: Kind::Malformed });
+        }
+    }
+
+    fn end(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
+        if self.failed || !self.reader.is_complete() {
             return;
-        };
+        }
+        let writer = &mut self.writer;
+        self.reader.finish(&mut |choice, piece| writer.piece(choice, piece, emit));
+        self.writer.done(emit);
+    }
+}
+
+impl Translator {
+    fn response(&mut self, mut response: Response, emit: &mut dyn FnMut(Event<'_>)) {
         if let Some(error) = response.error.take() {
             self.fail(error::in_band(&error), emit);
             return;
@@ -368,18 +421,6 @@ impl StreamTranslator for Translator {
         self.reader.read(response, &mut |choice, piece| writer.piece(choice, piece, emit));
     }
 
-    fn end(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
-        if self.failed || !self.reader.is_complete() {
-            return;
-        }
-        for (choice, reason) in self.reader.finishes() {
-            self.writer.piece(choice, Piece::Finish(reason), emit);
-        }
-        self.writer.done(emit);
-    }
-}
-
-impl Translator {
     fn fail(&mut self, error: UpstreamError, emit: &mut dyn FnMut(Event<'_>)) {
         self.failed = true;
         emit(Event { bytes: b"", kind: Kind::Error(error) });
