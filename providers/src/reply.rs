@@ -19,7 +19,7 @@ pub enum Piece {
     Reasoning(String),
     /// A tool call begins. Calls are numbered from 0 in the order they begin.
     ToolStart {
-        /// The call's id.
+        /// The call's id; empty where the wire gives none.
         id: String,
         /// The function's name.
         name: String,
@@ -45,6 +45,8 @@ pub enum Piece {
 /// Writes a streamed answer.
 #[derive(Debug)]
 pub struct ChunkWriter {
+    /// The gateway's own id, from which call ids are made.
+    own_id: String,
     id: String,
     created: u64,
     model: String,
@@ -58,7 +60,8 @@ pub struct ChunkWriter {
 struct Choice {
     opened: bool,
     finished: bool,
-    calls: usize,
+    /// The ids of the calls so far.
+    calls: Vec<String>,
     /// Whether each call had any arguments.
     arguments_seen: Vec<bool>,
 }
@@ -68,6 +71,7 @@ impl ChunkWriter {
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
         Self {
+            own_id: call.id.to_owned(),
             id: call.id.to_owned(),
             created: call.created,
             model: call.model.to_owned(),
@@ -148,8 +152,9 @@ impl ChunkWriter {
         (id, name, extra): (String, String, Map<String, Value>),
         emit: &mut dyn FnMut(Event<'_>),
     ) {
-        let index = self.choice(choice).calls;
-        self.choice(choice).calls += 1;
+        let index = self.choice(choice).calls.len();
+        let id = call_id(id, &self.choices[choice].calls, (&self.own_id, choice));
+        self.choice(choice).calls.push(id.clone());
         self.choice(choice).arguments_seen.push(false);
         let mut call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
         if let Some(members) = call.as_object_mut() {
@@ -218,6 +223,18 @@ impl ChunkWriter {
     }
 }
 
+/// The id under which a call goes to the client: the wire's own, or, where that is empty or was given
+/// to an earlier call of the choice, one made from the answer's id and the call's place. So it is the same
+/// however the answer is cut, and no two calls share one.
+fn call_id(given: String, taken: &[String], place: (&str, usize)) -> String {
+    if !given.is_empty() && !taken.contains(&given) {
+        return given;
+    }
+    let (answer_id, choice) = place;
+    let stem = answer_id.strip_prefix("chatcmpl-").unwrap_or(answer_id);
+    format!("call_{stem}_{choice}_{}", taken.len())
+}
+
 /// One SSE data line and its blank line.
 pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
     out.extend_from_slice(b"data: ");
@@ -228,6 +245,8 @@ pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
 /// Writes a whole answer.
 #[derive(Debug)]
 pub struct AnswerWriter {
+    /// The gateway's own id, from which call ids are made.
+    own_id: String,
     id: String,
     created: u64,
     model: String,
@@ -240,6 +259,7 @@ struct Message {
     content: Option<String>,
     reasoning: Option<String>,
     calls: Vec<(Value, String)>,
+    call_ids: Vec<String>,
     extra: Map<String, Value>,
     logprobs: Vec<Value>,
     finish: Option<&'static str>,
@@ -250,6 +270,7 @@ impl AnswerWriter {
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
         Self {
+            own_id: call.id.to_owned(),
             id: call.id.to_owned(),
             created: call.created,
             model: call.model.to_owned(),
@@ -285,6 +306,8 @@ impl AnswerWriter {
             }
             Piece::ToolStart { id, name, extra } => {
                 self.text.push_str(&name);
+                let id = call_id(id, &message.call_ids, (&self.own_id, choice));
+                message.call_ids.push(id.clone());
                 let mut call = json!({"id": id, "type": "function", "function": {"name": name}});
                 if let Some(members) = call.as_object_mut() {
                     members.extend(extra);
@@ -356,10 +379,10 @@ pub(crate) fn openai_usage(usage: &Usage) -> Value {
     json!({
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
-        "total_tokens": usage.input + usage.output,
+        "total_tokens": usage.input.saturating_add(usage.output),
         "prompt_tokens_details": {
             "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write + usage.cache_write_1h,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
             "audio_tokens": usage.audio_in,
         },
         "completion_tokens_details": {

@@ -18,7 +18,7 @@ use crate::usage::{Billed, Usage};
 #[serde(default)]
 struct Whole {
     id: Option<String>,
-    message: Message,
+    message: Option<Message>,
     finish_reason: Option<String>,
     usage: Option<Counts>,
 }
@@ -42,14 +42,14 @@ struct Block {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ToolCall {
-    id: String,
+    id: Option<String>,
     function: Function,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Function {
-    name: String,
+    name: Option<String>,
     arguments: Option<String>,
 }
 
@@ -119,6 +119,10 @@ impl Counts {
     }
 }
 
+fn tool_start(id: Option<String>, name: Option<String>) -> Piece {
+    Piece::ToolStart { id: id.unwrap_or_default(), name: name.unwrap_or_default(), extra: Map::new() }
+}
+
 /// Arguments, or a piece of them. A call without any is sometimes told with the arguments `null`, which
 /// OpenAI's clients cannot read as an object.
 fn arguments(text: Option<String>) -> String {
@@ -153,14 +157,14 @@ pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     let finish = finish(reason).map_err(|class| failed(class, reason, None))?;
     let mut writer = AnswerWriter::new(call);
     writer.identify(whole.id.as_deref(), None);
-    let message = whole.message;
+    let message = whole.message.unwrap_or_default();
     let plan = message.tool_plan.into_iter().filter(|plan| !plan.is_empty()).map(Piece::Reasoning);
     let blocks = message.content.into_iter().flatten().flat_map(Block::pieces);
     for piece in plan.chain(blocks) {
         writer.piece(0, piece);
     }
     for (index, call) in message.tool_calls.into_iter().flatten().enumerate() {
-        writer.piece(0, Piece::ToolStart { id: call.id, name: call.function.name, extra: Map::new() });
+        writer.piece(0, tool_start(call.id, call.function.name));
         writer.piece(0, Piece::ToolArguments { index, text: arguments(call.function.arguments) });
     }
     if let Some(citations) = message.citations.filter(|citations| citations.as_array().is_some_and(|list| !list.is_empty())) {
@@ -244,8 +248,9 @@ impl Translator {
 
     fn tool_call(&mut self, kind: &str, call: ToolCall, emit: &mut dyn FnMut(Event<'_>)) {
         if kind == "tool-call-start" {
+            let start = tool_start(call.id, call.function.name);
             self.calls += 1;
-            self.writer.piece(0, Piece::ToolStart { id: call.id, name: call.function.name, extra: Map::new() }, emit);
+            self.writer.piece(0, start, emit);
         }
         let text = arguments(call.function.arguments);
         if let Some(index) = self.calls.checked_sub(1)

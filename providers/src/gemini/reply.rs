@@ -58,8 +58,8 @@ struct Part {
 #[serde(default, rename_all = "camelCase")]
 struct FunctionCall {
     id: Option<String>,
-    /// Empty for a further part of the call before.
-    name: String,
+    /// Left out in a further part of the call before.
+    name: Option<String>,
     args: Option<Value>,
     partial_args: Option<Vec<PartialArg>>,
     will_continue: Option<bool>,
@@ -140,13 +140,13 @@ impl UsageMetadata {
     /// The counts in the gateway's meaning.
     fn usage(&self) -> Usage {
         let thoughts = self.thoughts_token_count.unwrap_or(0);
-        let prompt = self.prompt_token_count.unwrap_or(0) + self.tool_use_prompt_token_count.unwrap_or(0);
+        let prompt = self.prompt_token_count.unwrap_or(0).saturating_add(self.tool_use_prompt_token_count.unwrap_or(0));
         Usage {
             input: prompt,
-            output: self.candidates_token_count.unwrap_or(0) + thoughts,
+            output: self.candidates_token_count.unwrap_or(0).saturating_add(thoughts),
             cache_read: self.cached_content_token_count.unwrap_or(0).min(prompt),
             reasoning: thoughts,
-            audio_in: audio(&self.prompt_tokens_details) + audio(&self.tool_use_prompt_tokens_details),
+            audio_in: audio(&self.prompt_tokens_details).saturating_add(audio(&self.tool_use_prompt_tokens_details)),
             audio_out: audio(&self.candidates_tokens_details),
             tier: self.tier(),
             ..Usage::default()
@@ -164,15 +164,12 @@ impl UsageMetadata {
 /// Audio tokens of a breakdown; 4 is AUDIO's number for clients that ask for enums as numbers.
 fn audio(details: &Option<Vec<ModalityCount>>) -> u64 {
     let audio = details.iter().flatten().filter(|count| count.modality == "AUDIO" || count.modality == 4);
-    audio.map(|count| count.token_count).sum()
+    audio.map(|count| count.token_count).fold(0, u64::saturating_add)
 }
 
 /// Reads the answers of one call in order, keeping what must be known across them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Reader {
-    /// What minted call ids begin with; unique per call.
-    id_stem: String,
-    minted: usize,
     choices: Vec<Choice>,
 }
 
@@ -185,11 +182,6 @@ struct Choice {
 }
 
 impl Reader {
-    fn new(call: &Call<'_>) -> Self {
-        let stem = call.id.strip_prefix("chatcmpl-").unwrap_or(call.id);
-        Self { id_stem: format!("call_{stem}"), minted: 0, choices: Vec::new() }
-    }
-
     fn choice(&mut self, index: usize) -> &mut Choice {
         if self.choices.len() <= index {
             self.choices.resize(index + 1, Choice::default());
@@ -258,13 +250,12 @@ impl Reader {
     fn call(&mut self, index: usize, call: FunctionCall, signature: Option<Value>, say: &mut dyn FnMut(usize, Piece)) {
         let parts = call.partial_args.unwrap_or_default();
         let goes_on = call.will_continue == Some(true);
-        if !call.name.is_empty() {
+        if let Some(name) = call.name.filter(|name| !name.is_empty()) {
             self.complete_call(index, say);
             let number = self.choice(index).calls;
             self.choice(index).calls += 1;
             let extra = signature.map(|signature| Map::from_iter([("extra_content".to_owned(), signature)]));
-            let id = call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| self.mint());
-            say(index, Piece::ToolStart { id, name: call.name, extra: extra.unwrap_or_default() });
+            say(index, Piece::ToolStart { id: call.id.unwrap_or_default(), name, extra: extra.unwrap_or_default() });
             if goes_on || !parts.is_empty() {
                 self.choice(index).partial = Some(PartialCall::new(number));
             } else {
@@ -284,12 +275,6 @@ impl Reader {
         if let Some(partial) = self.choice(index).partial.take() {
             say(index, Piece::ToolArguments { index: partial.index, text: partial.text() });
         }
-    }
-
-    fn mint(&mut self) -> String {
-        let id = format!("{}_{}", self.id_stem, self.minted);
-        self.minted += 1;
-        id
     }
 
     /// Whether something was answered and every choice that began has ended.
@@ -356,13 +341,17 @@ pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     if let Some(error) = response.error.take() {
         return Err(error::in_band(&error));
     }
-    let mut reader = Reader::new(call);
+    let mut reader = Reader::default();
     let mut writer = AnswerWriter::new(call);
     writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
     let usage = response.usage();
     reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
     if reader.choices.is_empty() {
         return Err(UpstreamError::new(Class::Server, "the provider answered without a candidate"));
+    }
+    for choice in &mut reader.choices {
+        // A whole answer is at its end, whether it says so or not.
+        choice.finish.get_or_insert("stop");
     }
     reader.finish(&mut |choice, piece| writer.piece(choice, piece));
     Ok(writer.finish(usage))
@@ -378,7 +367,7 @@ pub(crate) struct Translator {
 impl Translator {
     /// For the answer to `call`.
     pub(crate) fn new(call: &Call<'_>) -> Self {
-        Self { reader: Reader::new(call), writer: ChunkWriter::new(call), failed: false }
+        Self { reader: Reader::default(), writer: ChunkWriter::new(call), failed: false }
     }
 }
 

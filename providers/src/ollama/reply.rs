@@ -59,20 +59,13 @@ impl Line {
 }
 
 /// Reads the lines of one answer in order.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Reader {
-    /// What minted call ids begin with; unique per call.
-    id_stem: String,
     calls: usize,
     done: bool,
 }
 
 impl Reader {
-    fn new(call: &Call<'_>) -> Self {
-        let stem = call.id.strip_prefix("chatcmpl-").unwrap_or(call.id);
-        Self { id_stem: format!("call_{stem}"), calls: 0, done: false }
-    }
-
     fn read(&mut self, line: Line, say: &mut dyn FnMut(Piece)) {
         let message = line.message.unwrap_or_default();
         if let Some(text) = message.thinking.filter(|text| !text.is_empty()) {
@@ -84,8 +77,7 @@ impl Reader {
         for call in message.tool_calls.into_iter().flatten() {
             let index = self.calls;
             self.calls += 1;
-            let id = call.id.filter(|id| !id.is_empty()).unwrap_or_else(|| format!("{}_{index}", self.id_stem));
-            say(Piece::ToolStart { id, name: call.function.name, extra: Map::new() });
+            say(Piece::ToolStart { id: call.id.unwrap_or_default(), name: call.function.name, extra: Map::new() });
             say(Piece::ToolArguments { index, text: arguments(call.function.arguments) });
         }
         if let Some(tokens) = line.logprobs.filter(|tokens| !tokens.is_empty()) {
@@ -123,7 +115,7 @@ pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     let mut writer = AnswerWriter::new(call);
     writer.identify(None, line.model.as_deref());
     let usage = line.usage();
-    Reader::new(call).read(line, &mut |piece| writer.piece(0, piece));
+    Reader::default().read(line, &mut |piece| writer.piece(0, piece));
     Ok(writer.finish(usage))
 }
 
@@ -141,7 +133,7 @@ pub(super) struct Translator {
 impl Translator {
     /// For the answer to `call`.
     pub(super) fn new(call: &Call<'_>) -> Self {
-        Self { reader: Reader::new(call), writer: ChunkWriter::new(call), failed: false }
+        Self { reader: Reader::default(), writer: ChunkWriter::new(call), failed: false }
     }
 }
 
