@@ -9,7 +9,7 @@ use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
-use crate::path;
+use crate::segment;
 
 /// Azure OpenAI. A model is a deployment's name. An account with an API version speaks by
 /// deployment addresses, one without by the version that needs none.
@@ -41,7 +41,7 @@ impl Provider for Azure {
         let upstream = compatible::USUAL.request(call)?;
         let path = match call.account.api_version.as_deref() {
             Some(version) => {
-                let (deployment, version) = (path::segment(call.model)?, path::segment(version)?);
+                let (deployment, version) = (segment::of_model(call.model)?, segment::percent_encoded(version));
                 format!("/openai/deployments/{deployment}{}?api-version={version}", upstream.path)
             }
             None => format!("/openai/v1{}", upstream.path),

@@ -16,7 +16,7 @@ use http::{HeaderMap, Method, StatusCode};
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
-use crate::path;
+use crate::segment;
 use crate::{Provider, embeddings as openai};
 
 /// The version of the API, unless the account names one; fields such as `parametersJsonSchema` and
@@ -49,7 +49,7 @@ impl Provider for Gemini {
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let version = call.account.api_version.as_deref().unwrap_or(API_VERSION);
-        let model = path::segment(bare_name(call.model))?;
+        let model = segment::of_model(bare_name(call.model))?;
         let (action, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),
             Endpoint::Embeddings => ("batchEmbedContents", embeddings::batch(call, self.kind())?),

@@ -2,12 +2,15 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod anthropic;
 mod azure;
 mod base64;
+mod bedrock;
 mod call;
 pub mod chat;
 mod cohere;
 mod compatible;
+mod dataurl;
 mod embeddings;
 mod error;
 mod event;
@@ -19,10 +22,12 @@ pub mod json;
 mod leftover;
 mod media;
 mod ollama;
-mod path;
 pub mod reply;
 mod request;
 mod retry;
+mod segment;
+mod toolid;
+mod turns;
 mod unsaid;
 mod usage;
 mod vertex;
@@ -74,7 +79,17 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 5] = [&azure::Azure, &cohere::Cohere, &gemini::Gemini, &ollama::Ollama, &vertex::Vertex];
+static FOREIGN: [&dyn Provider; 9] = [
+    &anthropic::Anthropic,
+    &anthropic::ClaudeOnVertex,
+    &anthropic::ClaudeOnBedrock,
+    &azure::Azure,
+    &bedrock::Bedrock,
+    &cohere::Cohere,
+    &gemini::Gemini,
+    &ollama::Ollama,
+    &vertex::Vertex,
+];
 
 /// The wire with this name.
 #[must_use]

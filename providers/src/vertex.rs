@@ -15,7 +15,7 @@ use crate::embeddings::{Embeddings, Writer};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::gemini::{bare_name, error, reply, request};
-use crate::path;
+use crate::segment;
 use crate::unsaid::Unsaid;
 use crate::usage::Usage;
 
@@ -95,13 +95,13 @@ fn resource(call: &Call<'_>) -> Result<String, Refusal> {
         });
     };
     let version = account.api_version.as_deref().unwrap_or(API_VERSION);
-    let location = path::segment(account.region.as_deref().unwrap_or(EVERYWHERE))?;
-    let place = format!("/{version}/projects/{}/locations/{location}", path::segment(project)?);
+    let location = segment::percent_encoded(account.region.as_deref().unwrap_or(EVERYWHERE));
+    let place = format!("/{version}/projects/{}/locations/{location}", segment::percent_encoded(project));
     let name = bare_name(call.model);
     match name.strip_prefix("endpoints/") {
-        Some(endpoint) => Ok(format!("{place}/endpoints/{}", path::segment(endpoint)?)),
+        Some(endpoint) => Ok(format!("{place}/endpoints/{}", segment::of_model(endpoint)?)),
         None => {
-            let model = path::segment(name.strip_prefix("google/").unwrap_or(name))?;
+            let model = segment::of_model(name.strip_prefix("google/").unwrap_or(name))?;
             Ok(format!("{place}/publishers/google/models/{model}"))
         }
     }

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use providers::frames::Framing;
 use providers::{Account, Call, ChatRequest, Endpoint, Provider, Refusal, Unsupported, UpstreamError, UpstreamRequest, Usage};
 use serde_json::{Value, json};
 
@@ -58,7 +59,7 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
     }
     let status = StatusCode::from_u16(u16::try_from(case["response"]["status"].as_u64().unwrap_or(200)).unwrap()).unwrap();
     let headers = headers(&case["response"]["headers"]);
-    let body = body(&case["response"]);
+    let body = body(&case["response"], upstream.framing);
     let outcome = if !status.is_success() {
         json!({"error": error_json(&provider.error(status, &headers, &body))})
     } else if request.stream {
@@ -96,10 +97,13 @@ fn headers(given: &Value) -> HeaderMap {
         .collect()
 }
 
-/// `text` as it is, or `body` as JSON.
-fn body(response: &Value) -> Vec<u8> {
-    match response["text"].as_str() {
-        Some(text) => text.as_bytes().to_vec(),
+/// `text` as it is, `events` in the stream's framing, or `body` as JSON.
+fn body(response: &Value, framing: Framing) -> Vec<u8> {
+    if let Some(text) = response["text"].as_str() {
+        return text.as_bytes().to_vec();
+    }
+    match response["events"].as_array() {
+        Some(events) => events.iter().flat_map(|event| play::framed(framing, event)).collect(),
         None => response["body"].to_string().into_bytes(),
     }
 }

@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::call::Call;
 use crate::chat::{Chat, Content, Message, Part, ResponseFormat, ToolCall, ToolChoice};
+use crate::dataurl::{DataUrl, is_remote};
 use crate::embeddings::Embeddings;
 use crate::error::Refusal;
 use crate::leftover;
-use crate::media::{self, Embedded};
 use crate::unsaid::Unsaid;
 
 /// Fields of OpenAI's that `/v2/chat` can say.
@@ -163,7 +163,7 @@ fn part_value(part: &Part, kind: &str) -> Result<Value, Refusal> {
         Part::Text { text, .. } | Part::Refusal { refusal: text } => Ok(json!({"type": "text", "text": text})),
         Part::ImageUrl { image_url } => {
             let url = image_url.url();
-            if Embedded::from_url(url).is_none() && !media::is_remote(url) {
+            if DataUrl::parse(url).is_none() && !is_remote(url) {
                 return refuse("an image must be a base64 `data:` URL or an http(s) address for");
             }
             Ok(json!({"type": "image_url", "image_url": {"url": url}}))

@@ -4,44 +4,68 @@
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::{FrameTooLarge, MAX_FRAME_BYTES};
+use super::{BadFrame, Frame, MAX_FRAME_BYTES};
 
 /// Cuts objects out of bytes.
 #[derive(Debug, Default)]
 pub(super) struct Elements {
+    /// What arrived and is not yet divided.
+    chunk: Bytes,
     /// The beginning of an object whose end has not arrived.
     partial: BytesMut,
+    position: Position,
+}
+
+impl Elements {
+    /// Gives the next bytes, when all frames before have been taken.
+    pub(super) fn push(&mut self, chunk: Bytes) {
+        self.chunk = chunk;
+    }
+
+    /// The next whole object, or `None` when more bytes are needed.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame>, BadFrame> {
+        if self.position.depth == 0 {
+            // Between objects stand white space, commas and the array's brackets.
+            let start = memchr::memchr(b'{', &self.chunk).unwrap_or(self.chunk.len());
+            self.chunk.advance(start);
+        }
+        let mut end = None;
+        for (at, byte) in self.chunk.iter().copied().enumerate() {
+            if self.position.ends_with(byte) {
+                end = Some(at);
+                break;
+            }
+        }
+        let taken = self.chunk.split_to(end.map_or(self.chunk.len(), |end| end + 1));
+        if self.partial.len() + taken.len() > MAX_FRAME_BYTES {
+            return Err(BadFrame::TooLarge);
+        }
+        if end.is_some() && self.partial.is_empty() {
+            return Ok(Some(Frame { name: None, data: taken }));
+        }
+        self.partial.extend_from_slice(&taken);
+        Ok(end.map(|_| Frame { name: None, data: self.partial.split().freeze() }))
+    }
+
+    /// What stands unfinished at the end of the stream.
+    pub(super) fn finish(&mut self) -> Result<Option<Frame>, BadFrame> {
+        if let Some(frame) = self.next_frame()? {
+            return Ok(Some(frame));
+        }
+        let rest = self.partial.split().freeze();
+        Ok((!rest.is_empty()).then_some(Frame { name: None, data: rest }))
+    }
+}
+
+/// Where in an object the last byte stood.
+#[derive(Debug, Default)]
+struct Position {
     depth: usize,
     in_string: bool,
     escaped: bool,
 }
 
-impl Elements {
-    /// The next whole object of `chunk`, or `None` when more bytes are needed.
-    pub(super) fn next(&mut self, chunk: &mut Bytes) -> Result<Option<Bytes>, FrameTooLarge> {
-        if self.depth == 0 {
-            // Between objects stand white space, commas and the array's brackets.
-            let start = memchr::memchr(b'{', chunk).unwrap_or(chunk.len());
-            chunk.advance(start);
-        }
-        let end = chunk.iter().position(|&byte| self.ends_with(byte));
-        let taken = chunk.split_to(end.map_or(chunk.len(), |end| end + 1));
-        if self.partial.len() + taken.len() > MAX_FRAME_BYTES {
-            return Err(FrameTooLarge);
-        }
-        if end.is_some() && self.partial.is_empty() {
-            return Ok(Some(taken));
-        }
-        self.partial.extend_from_slice(&taken);
-        Ok(end.map(|_| self.partial.split().freeze()))
-    }
-
-    /// What stands unfinished at the end of the stream.
-    pub(super) fn rest(&mut self) -> Option<Bytes> {
-        let rest = self.partial.split().freeze();
-        (!rest.is_empty()).then_some(rest)
-    }
-
+impl Position {
     /// Whether an object ends with this byte.
     fn ends_with(&mut self, byte: u8) -> bool {
         if self.in_string {

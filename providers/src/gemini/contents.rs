@@ -4,8 +4,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::chat::{Chat, Content, File, ImageUrl, InputAudio, Message, Part, ToolCall};
+use crate::dataurl::{DataUrl, is_remote};
 use crate::error::Refusal;
-use crate::media::{self, Embedded};
+use crate::media;
 
 /// Stands in for the thought signature of a call that Gemini did not make itself; from
 /// <https://ai.google.dev/gemini-api/docs/thought-signatures>.
@@ -103,8 +104,8 @@ fn inline(media_type: &str, base64: &str) -> Value {
 
 fn image(image: &ImageUrl, manner: Manner) -> Result<Value, Refusal> {
     let url = image.url();
-    match Embedded::from_url(url) {
-        Some(file) => Ok(inline(file.media_type, file.base64)),
+    match DataUrl::parse(url) {
+        Some(file) => Ok(inline(&file.media_type, file.data)),
         None if is_address(url) => Ok(by_address(url, media::type_of_name(url).or(Some("image/jpeg")))),
         None => Err(unreadable(manner, "an image is neither a base64 `data:` URL nor an http(s) or gs address")),
     }
@@ -119,7 +120,7 @@ fn by_address(url: &str, media_type: Option<&str>) -> Value {
 }
 
 fn is_address(url: &str) -> bool {
-    media::is_remote(url) || url.starts_with("gs://")
+    is_remote(url) || url.starts_with("gs://")
 }
 
 fn audio(audio: &InputAudio) -> Value {
@@ -129,8 +130,8 @@ fn audio(audio: &InputAudio) -> Value {
 fn document(file: &File, manner: Manner) -> Result<Value, Refusal> {
     let by_name = file.filename.as_deref().and_then(media::type_of_name);
     match (&file.file_data, &file.file_id) {
-        (Some(data), _) => match Embedded::from_url(data) {
-            Some(embedded) => Ok(inline(embedded.media_type, embedded.base64)),
+        (Some(data), _) => match DataUrl::parse(data) {
+            Some(embedded) => Ok(inline(&embedded.media_type, embedded.data)),
             None if is_address(data) => Ok(by_address(data, by_name.or_else(|| media::type_of_name(data)))),
             None => Ok(inline(by_name.unwrap_or("application/pdf"), data)),
         },

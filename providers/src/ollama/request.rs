@@ -5,10 +5,10 @@ use serde_json::{Map, Value, json};
 
 use crate::call::Call;
 use crate::chat::{Chat, Content, Message, Part, ResponseFormat, ToolChoice};
+use crate::dataurl::DataUrl;
 use crate::embeddings::Embeddings;
 use crate::error::Refusal;
 use crate::leftover;
-use crate::media::Embedded;
 use crate::unsaid::Unsaid;
 
 /// Fields of OpenAI's that `/api/chat` can say.
@@ -136,8 +136,8 @@ fn message_value(chat: &Chat, message: &Message, kind: &str) -> Result<Value, Re
 fn image(part: &Part, kind: &str) -> Result<String, Refusal> {
     let refuse = |what: &str| Err(Refusal::field("messages", "unsupported_value", format!("{what} {kind}")));
     match part {
-        Part::ImageUrl { image_url } => match Embedded::from_url(image_url.url()) {
-            Some(file) => Ok(file.base64.to_owned()),
+        Part::ImageUrl { image_url } => match DataUrl::parse(image_url.url()) {
+            Some(file) => Ok(file.data.to_owned()),
             None => refuse("an image must be a base64 `data:` URL for"),
         },
         Part::InputAudio { .. } => refuse("sound is not supported by"),
