@@ -97,3 +97,21 @@ fn small_frames_go_on_for_ever() {
     }
     assert_eq!(frames, 2 * MAX_FRAME_BYTES / chunk.len() * 1000);
 }
+
+#[test]
+fn a_stream_that_opens_with_a_bracket_is_an_array_however_it_is_cut() {
+    for (body, expected) in [
+        ("[{\"a\":\"]}\\\"\"}\r\n,\r\n{\"b\":[{}]}]\n", vec!["{\"a\":\"]}\\\"\"}", "{\"b\":[{}]}"]),
+        ("\n [{\"error\":{}}]", vec!["{\"error\":{}}"]),
+        ("[{\"a\":1},{\"cut", vec!["{\"a\":1}", "{\"cut"]),
+        ("[]", vec![]),
+        ("\r\n\r\ndata: {\"a\":1}\r\n\r\n", vec!["{\"a\":1}"]),
+    ] {
+        let texts = |pieces: &[&[u8]]| decode(Framing::Sse, pieces).into_iter().map(|(_, data)| data).collect::<Vec<_>>();
+        for cut in 0..=body.len() {
+            let (head, tail) = body.as_bytes().split_at(cut);
+            assert_eq!(texts(&[head, tail]), expected, "{body} cut at {cut}");
+        }
+        assert_eq!(texts(&body.as_bytes().chunks(1).collect::<Vec<_>>()), expected, "{body} byte by byte");
+    }
+}
