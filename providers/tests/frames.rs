@@ -6,6 +6,9 @@ use providers::frames::{Decoder, FrameTooLarge, Framing, MAX_FRAME_BYTES};
 
 use crate::play;
 
+/// An event's name and data.
+type Named = (Option<&'static str>, &'static str);
+
 fn decode(framing: Framing, pieces: &[&[u8]]) -> Vec<(Option<String>, String)> {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     play::frames(framing, pieces).iter().map(|frame| (frame.name.as_ref().map(text), text(&frame.data))).collect()
@@ -13,7 +16,7 @@ fn decode(framing: Framing, pieces: &[&[u8]]) -> Vec<(Option<String>, String)> {
 
 #[test]
 fn events_are_divided_as_the_standard_says_wherever_the_bytes_are_cut() {
-    let cases: [(&str, &[(Option<&str>, &str)]); 17] = [
+    let cases: [(&str, &[Named]); 17] = [
         ("data: a\n\ndata: b\n\n", &[(None, "a"), (None, "b")]),
         ("data: a\r\n\r\ndata: b\r\n\r\n", &[(None, "a"), (None, "b")]),
         ("data: a\r\rdata: b\r\r", &[(None, "a"), (None, "b")]),
