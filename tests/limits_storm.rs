@@ -144,7 +144,7 @@ pub async fn refusals_take_nothing(limits: &Limits) {
 
 /// Reservations come back when a call used less, stay when it used all, and grow when it used more.
 pub async fn settlements(limits: &Limits) {
-    let ledger = [limits.ledger(rule(Scope::Key, "settle", None, Some(1_000), Some(2)))];
+    let ledger = [limits.ledger(rule(Scope::Key, "settle", None, Some(1_000), Some(1_000_000)))];
     let remaining = async || Some(limits.admit(&ledger, 0).await.ok()?.standing().tokens?.remaining);
 
     let mut permit = limits.admit(&ledger, 800).await.expect("fits");
