@@ -177,6 +177,7 @@ pub async fn too_large(limits: &Limits) {
     let ledger = [limits.ledger(rule(Scope::KeyModel, "small", None, Some(100), None))];
     let denied = limits.admit(&ledger, 101).await.expect_err("larger than a whole minute");
     assert_eq!((denied.reason, denied.retry_after), (Reason::TooLarge, None));
+    assert_eq!(denied.standing.tokens.expect("limited").remaining, 100);
     limits.admit(&ledger, 100).await.expect("it took nothing").settle(100);
 }
 
