@@ -76,6 +76,12 @@ struct Waiter {
     place: oneshot::Sender<Slot>,
 }
 
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Queue").field(&self.house.options).finish()
+    }
+}
+
 impl Queue {
     /// An empty queue.
     #[must_use]
