@@ -390,7 +390,7 @@ def main():
     signal.alarm(chosen.limit)
     missing = stage.missing_programs()
     if missing:
-        print(f"FAIL not installed: {', '.join(missing)} (Debian: prometheus prometheus-alertmanager)")
+        print(f"FAIL not installed: {', '.join(missing)} (Debian: prometheus prometheus-alertmanager redis-server)")
         return 1
     with tempfile.TemporaryDirectory() as temporary, stage.Stage(chosen.keep or temporary) as on:
         on.folder.mkdir(parents=True, exist_ok=True)
