@@ -218,28 +218,23 @@ impl<'a> Scanner<'a> {
         self.expect(b'"')?;
         loop {
             self.at = self.window.next(self.bytes, self.at);
-            if self.take(b'"') {
-                return Ok(start..self.at);
-            }
-            self.expect(b'\\')?;
-            self.escape()?;
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), Fault> {
-        let escaped = self.peek();
-        self.at += 1;
-        match escaped {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
-            Some(b'u') => {
-                let digits = self.bytes.get(self.at..self.at + 4).ok_or(Fault::Syntax(self.bytes.len()))?;
-                if !digits.iter().all(u8::is_ascii_hexdigit) {
-                    return Err(self.fault());
+            match self.bytes.get(self.at..) {
+                Some([b'"', ..]) => {
+                    self.at += 1;
+                    return Ok(start..self.at);
                 }
-                self.at += 4;
-                Ok(())
+                Some([b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..]) => self.at += 2,
+                Some([b'\\', b'u', rest @ ..]) => {
+                    let digits = rest.get(..4).ok_or(Fault::Syntax(self.bytes.len()))?;
+                    self.at += 2;
+                    if !digits.iter().all(u8::is_ascii_hexdigit) {
+                        return Err(self.fault());
+                    }
+                    self.at += 4;
+                }
+                Some([b'\\', ..]) => return Err(Fault::Syntax(self.at + 1)),
+                _ => return Err(self.fault()),
             }
-            _ => Err(Fault::Syntax(self.at - 1)),
         }
     }
 

@@ -6,22 +6,29 @@
 const BLOCK: usize = 64;
 
 /// The block that was looked at last: where it begins and its special bytes, the first in the lowest bit.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
-    /// Bytes before `end - BLOCK` and from `end` on are not known.
-    end: usize,
+    from: usize,
     bits: u64,
+}
+
+impl Default for Window {
+    /// Where no text reaches.
+    fn default() -> Self {
+        Self { from: usize::MAX / 2, bits: 0 }
+    }
 }
 
 impl Window {
     /// The first special byte of `bytes` at or after `at`; their length when there is none.
     pub fn next(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        if at < self.end && at + BLOCK >= self.end {
-            let left = self.bits >> (BLOCK - (self.end - at));
+        let inside = at.wrapping_sub(self.from);
+        if inside < BLOCK {
+            let left = self.bits >> inside;
             if left != 0 {
                 return at + left.trailing_zeros() as usize;
             }
-            at = self.end;
+            at = self.from + BLOCK;
         }
         while at < bytes.len() {
             let bits = match bytes[at..].first_chunk() {
@@ -29,7 +36,7 @@ impl Window {
                 None => special_bits(&padded(&bytes[at..])),
             };
             if bits != 0 {
-                *self = Self { end: at + BLOCK, bits };
+                *self = Self { from: at, bits };
                 return at + bits.trailing_zeros() as usize;
             }
             at += BLOCK;
