@@ -1,3 +1,13 @@
-//! The command line: builds the house, serves, leaves politely. It must not know what a call is.
+//! The command line: builds the house, serves, leaves politely.
+//! It must not know what a call is.
 
-fn main() {}
+mod command;
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    command::run(std::env::args().skip(1))
+}

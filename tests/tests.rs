@@ -1,1 +1,39 @@
-//! The one test binary of the gateway.
+//! The one test binary of the gateway: the real `choreoai` as a child process, a fake provider behind
+//! it, a raw client before it. It must not know the gateway's insides: only its door, its metrics,
+//! its logs and its configuration. (The stories of `limits`, prices and tokens alone call rooms of the library itself.)
+
+// `cfg(test)` tells clippy that what helps a test is a test too.
+#[cfg(test)]
+mod accuracy;
+#[cfg(test)]
+mod door;
+#[cfg(test)]
+mod house;
+#[cfg(test)]
+mod keys;
+#[cfg(test)]
+mod licences;
+#[cfg(test)]
+mod life;
+#[cfg(test)]
+mod limits_memory;
+#[cfg(test)]
+mod limits_queue;
+#[cfg(test)]
+mod limits_storm;
+#[cfg(test)]
+mod price_facts;
+#[cfg(test)]
+mod queries;
+#[cfg(test)]
+mod recordings;
+#[cfg(test)]
+mod sdks;
+#[cfg(test)]
+mod secrets;
+#[cfg(test)]
+mod streams;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod token_bills;

@@ -40,6 +40,8 @@ pub struct Decoder {
     /// The last byte seen was a CR: an LF that follows belongs to it.
     after_cr: bool,
     at_start: bool,
+    /// Inside a JSON body that is no event stream.
+    in_json: bool,
     name: Option<Bytes>,
     data: Data,
 }
@@ -82,6 +84,10 @@ impl Data {
         self
     }
 
+    fn is_none(&self) -> bool {
+        matches!(self, Self::None)
+    }
+
     fn take(&mut self) -> Option<Bytes> {
         match std::mem::take(self) {
             Self::None => None,
@@ -101,6 +107,7 @@ impl Decoder {
             partial_line: BytesMut::new(),
             after_cr: false,
             at_start: true,
+            in_json: false,
             name: None,
             data: Data::None,
         }
@@ -185,6 +192,13 @@ impl Decoder {
         if line.is_empty() {
             return self.event();
         }
+        // Some providers answer a call for a stream with a plain JSON body, mostly an error. No field
+        // of an event begins with a brace, so such a body is one event's data, line by line.
+        self.in_json |= line.first() == Some(&b'{') && self.data.is_none();
+        if self.in_json {
+            self.data.push(line.clone());
+            return None;
+        }
         let colon = memchr::memchr(b':', line).unwrap_or(line.len());
         let after = (colon + 1).min(line.len());
         let value = line.slice(after + usize::from(line.get(after) == Some(&b' '))..);
@@ -198,6 +212,7 @@ impl Decoder {
 
     /// The event read so far; one without data is none.
     fn event(&mut self) -> Option<Frame> {
+        self.in_json = false;
         let name = self.name.take();
         self.data.take().map(|data| Frame { name, data })
     }

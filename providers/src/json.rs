@@ -85,6 +85,19 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// A [`Fault`] where the text stops being JSON, or is not an object.
     pub fn object(&mut self, mut visit: impl FnMut(Member)) -> Result<(), Fault> {
+        self.members(|scanner, key| {
+            let (value, shape) = scanner.value()?;
+            visit(Member { key, value, shape });
+            Ok(())
+        })
+    }
+
+    /// Reads one object; `visit` is told each key (quotes included) with the scanner before the
+    /// member's value, and must pass exactly that value. So nested values are read in one go.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the text stops being JSON, or is not an object.
+    pub fn members(&mut self, mut visit: impl FnMut(&mut Self, Range<usize>) -> Result<(), Fault>) -> Result<(), Fault> {
         self.space();
         self.expect(b'{')?;
         self.enter()?;
@@ -98,8 +111,7 @@ impl<'a> Scanner<'a> {
             let key = self.string()?;
             self.space();
             self.expect(b':')?;
-            let (value, shape) = self.value()?;
-            visit(Member { key, value, shape });
+            visit(self, key)?;
             self.space();
             if self.take(b',') {
                 continue;
@@ -115,6 +127,19 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// A [`Fault`] where the text stops being JSON, or is not an array.
     pub fn array(&mut self, mut visit: impl FnMut(Range<usize>, Shape)) -> Result<(), Fault> {
+        self.elements(|scanner| {
+            let (value, shape) = scanner.value()?;
+            visit(value, shape);
+            Ok(())
+        })
+    }
+
+    /// Reads one array; `visit` is called with the scanner before each element and must pass exactly
+    /// that element.
+    ///
+    /// # Errors
+    /// A [`Fault`] where the text stops being JSON, or is not an array.
+    pub fn elements(&mut self, mut visit: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
         self.space();
         self.expect(b'[')?;
         self.enter()?;
@@ -124,8 +149,7 @@ impl<'a> Scanner<'a> {
             return Ok(());
         }
         loop {
-            let (value, shape) = self.value()?;
-            visit(value, shape);
+            visit(self)?;
             self.space();
             if self.take(b',') {
                 continue;
@@ -134,6 +158,27 @@ impl<'a> Scanner<'a> {
             self.depth -= 1;
             return Ok(());
         }
+    }
+
+    /// The kind of value that begins here, judged by its first byte.
+    pub fn shape(&mut self) -> Option<Shape> {
+        self.space();
+        match self.peek()? {
+            b'{' => Some(Shape::Object),
+            b'[' => Some(Shape::Array),
+            b'"' => Some(Shape::String),
+            b't' => Some(Shape::True),
+            b'f' => Some(Shape::False),
+            b'n' => Some(Shape::Null),
+            b'-' | b'0'..=b'9' => Some(Shape::Number),
+            _ => None,
+        }
+    }
+
+    /// How many bytes were passed so far.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.at
     }
 
     /// Passes one value of any kind.
@@ -279,4 +324,47 @@ pub fn text(quoted: &[u8]) -> Option<Cow<'_, str>> {
         return std::str::from_utf8(inner).ok().map(Cow::Borrowed);
     }
     serde_json::from_slice::<String>(quoted).ok().map(Cow::Owned)
+}
+
+/// Appends the text of a JSON string that a [`Scanner`] has passed (`quoted` has its quotes) to
+/// `out`. Half a surrogate pair, which some providers send when they cut a text, becomes U+FFFD.
+pub fn append_text(quoted: &str, out: &mut String) {
+    let mut rest = quoted.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(quoted);
+    while let Some(stop) = memchr::memchr(b'\\', rest.as_bytes()) {
+        out.push_str(&rest[..stop]);
+        let (read, used) = unescape(&rest[stop..]);
+        out.push(read);
+        rest = &rest[stop + used..];
+    }
+    out.push_str(rest);
+}
+
+/// The character that the escape at the start of `text` stands for, and how many bytes it takes.
+fn unescape(text: &str) -> (char, usize) {
+    let read = match text.as_bytes().get(1) {
+        Some(b'n') => '\n',
+        Some(b't') => '\t',
+        Some(b'r') => '\r',
+        Some(b'b') => '\u{8}',
+        Some(b'f') => '\u{c}',
+        Some(b'u') => return unescape_unit(text),
+        Some(&plain @ (b'"' | b'\\' | b'/')) => char::from(plain),
+        _ => return (char::REPLACEMENT_CHARACTER, 1),
+    };
+    (read, 2)
+}
+
+/// The character of `\uXXXX`, or of two of them that are a surrogate pair.
+fn unescape_unit(text: &str) -> (char, usize) {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix("\\u")?;
+        u32::from_str_radix(digits, 16).ok()
+    };
+    let Some(first) = unit(0) else { return (char::REPLACEMENT_CHARACTER, 1) };
+    if let Some(plain) = char::from_u32(first) {
+        return (plain, 6);
+    }
+    let second = unit(6).filter(|second| first < 0xDC00 && (0xDC00..0xE000).contains(second));
+    let pair = second.and_then(|second| char::from_u32(0x10000 + ((first - 0xD800) << 10) + (second - 0xDC00)));
+    pair.map_or((char::REPLACEMENT_CHARACTER, 6), |pair| (pair, 12))
 }

@@ -4,12 +4,16 @@
 
 mod call;
 pub mod chat;
+mod compatible;
 mod error;
 mod event;
+mod failure;
 pub mod frames;
+mod grammar;
 pub mod json;
 pub mod reply;
 mod request;
+mod retry;
 mod usage;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
@@ -69,5 +73,6 @@ pub fn provider(kind: &str) -> Option<&'static dyn Provider> {
 
 /// Every wire that is known.
 pub fn all() -> impl Iterator<Item = &'static dyn Provider> {
-    FOREIGN.iter().copied()
+    let compatible = compatible::ROWS.iter().map(|row| row as &dyn Provider);
+    FOREIGN.iter().copied().chain(compatible)
 }

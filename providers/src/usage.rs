@@ -1,8 +1,6 @@
 //! `Usage`: the tokens of one attempt, in the one meaning the whole gateway shares.
 //! It must not know prices, models or which wire the numbers came from.
 
-use serde::Deserialize;
-
 /// Tokens of one attempt. `input` includes cached tokens and `output` includes reasoning; all other
 /// token fields are parts of those two, never added to them. Each adapter converts to this meaning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +23,8 @@ pub struct Usage {
     pub audio_out: u64,
     /// Part of `input` that was images, where the provider prices those apart.
     pub image_in: u64,
+    /// Part of `output` that is images, where the provider prices those apart.
+    pub image_out: u64,
     /// The service tier that the answer says it was served under.
     pub tier: Tier,
     /// What the provider itself says this attempt cost, in 10⁻¹² USD, where its answers carry that.
@@ -43,6 +43,8 @@ pub enum Tier {
     Priority,
     /// OpenAI's `flex`.
     Flex,
+    /// OpenAI's `ultrafast`.
+    Ultrafast,
 }
 
 impl Tier {
@@ -53,41 +55,8 @@ impl Tier {
             "batch" => Self::Batch,
             "priority" => Self::Priority,
             "flex" => Self::Flex,
+            "ultrafast" => Self::Ultrafast,
             _ => Self::Standard,
         }
     }
-}
-
-/// OpenAI's `usage` object of chat completions and embeddings. Every field may be missing or null.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub(crate) struct OpenAiUsage {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-    total_tokens: Option<u64>,
-    prompt_tokens_details: Option<PromptDetails>,
-    completion_tokens_details: Option<CompletionDetails>,
-    prompt_cache_hit_tokens: Option<u64>,
-    num_cached_tokens: Option<u64>,
-    cached_tokens: Option<u64>,
-    cache_creation_input_tokens: Option<u64>,
-    reasoning_tokens: Option<u64>,
-    cost: Option<serde_json::Value>,
-    cost_in_usd_ticks: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct PromptDetails {
-    cached_tokens: Option<u64>,
-    cache_write_tokens: Option<u64>,
-    audio_tokens: Option<u64>,
-    image_tokens: Option<u64>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct CompletionDetails {
-    reasoning_tokens: Option<u64>,
-    audio_tokens: Option<u64>,
 }

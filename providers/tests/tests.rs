@@ -2,5 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test stops at the first surprise")]
 
+mod chance;
+mod dialects;
 mod golden;
 mod play;
+mod recordings_compatible;
+mod strict;

@@ -1,0 +1,46 @@
+# ChoreoAI Gateway: what people type. `make test` is what has to pass before anything is merged.
+
+CARGO ?= cargo
+# How long each fuzz target runs, in seconds.
+FUZZ_SECONDS ?= 60
+
+.PHONY: run check test accuracy fuzz needs lint licences monitoring
+
+run:
+	$(CARGO) run --release
+
+# Quick: format, lints and unit tests, nothing to install.
+check: lint
+	$(CARGO) test --workspace --lib --bins
+
+test: needs lint licences
+	CHOREOAI_TEST_COMPLETE=1 $(CARGO) test --workspace
+	$(MAKE) monitoring
+
+# What was billed beside what was booked, for every way a call can go.
+accuracy:
+	$(CARGO) test --test tests accuracy -- --nocapture
+
+# The parsers against mutated input.
+fuzz:
+	tests/tools/fuzz $(FUZZ_SECONDS)
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+# Installs what the tests need and this machine lacks, or names it and stops.
+needs:
+	tests/tools/needs
+
+# The licences are also checked by `cargo test`; advisories need cargo-deny and its database.
+licences:
+	@if $(CARGO) deny --version >/dev/null 2>&1; then \
+		$(CARGO) deny check licenses bans sources && { $(CARGO) deny check advisories || $(CARGO) deny --offline check advisories; }; \
+	else \
+		echo "cargo-deny is not installed: advisories are not checked here (licences are, by cargo test)"; \
+	fi
+
+# Rules, dashboards and compose files, where this checkout has them.
+monitoring:
+	@if [ -x tests/monitoring/run.sh ]; then tests/monitoring/run.sh; fi

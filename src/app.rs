@@ -1,0 +1,124 @@
+//! Every URL and every layer, in the order in which a request meets them: the table of contents.
+//! It must not know how anything is answered.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::{Path, Request, State};
+use axum::response::Response;
+use axum::routing::{MethodRouter, get, post};
+use http::Method;
+use providers::Endpoint;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::error::{Error, Kind};
+use crate::house::House;
+use crate::pipeline::{self, Arrival};
+use crate::server::Origin;
+use crate::{flood, status};
+
+/// What every route needs.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// The house as it is now.
+    pub house: Arc<House>,
+    /// Set when the gateway is leaving.
+    pub is_leaving: Arc<AtomicBool>,
+}
+
+/// All routes. A request meets the panic catch, then the flood guard (the API only), then its route.
+pub fn routes(app: &App) -> Router {
+    let api = Router::new()
+        .merge(with_and_without_v1("/chat/completions", &post(chat)))
+        .merge(with_and_without_v1("/embeddings", &post(embeddings)))
+        .merge(with_and_without_v1("/models", &get(models)))
+        .merge(with_and_without_v1("/models/{*id}", &get(model)));
+    let api = match flood::guard(&app.house) {
+        Some(guard) => api.layer(guard),
+        None => api,
+    };
+    api.route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/live", get(live))
+        .route("/metrics", get(metrics))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(nowhere)
+        .layer(CatchPanicLayer::custom(|_| pipeline::reply_to_panic()))
+        .with_state(app.clone())
+}
+
+fn with_and_without_v1(path: &str, handler: &MethodRouter<App>) -> Router<App> {
+    Router::new().route(&format!("/v1{path}"), handler.clone()).route(path, handler.clone())
+}
+
+async fn chat(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::Chat, "/v1/chat/completions", request).await
+}
+
+async fn embeddings(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::Embeddings, "/v1/embeddings", request).await
+}
+
+async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Request) -> Response {
+    let arrival = arrival(&request, route);
+    if app.is_leaving.load(Ordering::Acquire) {
+        return pipeline::refuse(&app.house, &arrival, &status::leaving());
+    }
+    pipeline::answer(app.house, endpoint, arrival, request).await
+}
+
+async fn models(State(app): State<App>, request: Request) -> Response {
+    let arrival = arrival(&request, "/v1/models");
+    pipeline::answer_here(&app.house, &arrival, &request, |caller| Ok(status::models(&app.house, caller)))
+}
+
+async fn model(State(app): State<App>, Path(id): Path<String>, request: Request) -> Response {
+    let arrival = arrival(&request, "/v1/models/{id}");
+    pipeline::answer_here(&app.house, &arrival, &request, |caller| status::model(&app.house, caller, &id))
+}
+
+async fn health(State(app): State<App>, request: Request) -> Response {
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/health"), status::health(&app))
+}
+
+async fn ready(State(app): State<App>, request: Request) -> Response {
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/ready"), status::ready(&app))
+}
+
+async fn live(State(app): State<App>, request: Request) -> Response {
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/live"), status::live())
+}
+
+async fn metrics(State(app): State<App>, request: Request) -> Response {
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house))
+}
+
+async fn wrong_method(State(app): State<App>, request: Request) -> Response {
+    let error = Error::new(Kind::MethodNotAllowed, format!("{} is not allowed for this path", method_label(request.method())));
+    pipeline::refuse(&app.house, &arrival(&request, "other"), &error)
+}
+
+async fn nowhere(State(app): State<App>, request: Request) -> Response {
+    let error = Error::new(Kind::NotFound, "there is nothing at this path");
+    pipeline::refuse(&app.house, &arrival(&request, "other"), &error)
+}
+
+fn arrival(request: &Request, route: &'static str) -> Arrival {
+    let origin = request.extensions().get::<Origin>().cloned().unwrap_or_default();
+    Arrival { request_id: origin.request_id, address: origin.address, method: method_label(request.method()), route }
+}
+
+/// Methods are labels, and clients may invent their own.
+fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::PATCH => "PATCH",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}

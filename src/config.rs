@@ -1,0 +1,334 @@
+//! What we were told: the file and the environment become one struct, read once and checked once.
+//! The only place that reads the environment. It must not know how any setting is carried out.
+
+mod checking;
+mod file;
+mod reading;
+mod secret;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use secret::Secret;
+
+/// A mistake in the configuration, worded for the person who wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The whole configuration, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read from, if from a file.
+    pub path: Option<PathBuf>,
+    /// The listener.
+    pub server: Server,
+    /// Limits and where they are counted.
+    pub rate_limit: RateLimit,
+    /// How log lines are written; `None` is text at a terminal and JSON elsewhere.
+    pub log_format: Option<LogFormat>,
+    /// What happens to calls of models without a price.
+    pub unpriced: Unpriced,
+    /// The upstream accounts.
+    pub providers: Vec<Provider>,
+    /// The configured model names.
+    pub models: Vec<Model>,
+    /// The callers; empty means that everyone may call.
+    pub keys: Vec<Key>,
+    /// Prices that go before the built-in table.
+    pub prices: Vec<PriceRow>,
+}
+
+/// `[server]`
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The address to listen on.
+    pub listen: SocketAddr,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long a client may take to send its body.
+    pub body_timeout: Duration,
+    /// How long running calls may go on after a request to stop.
+    pub shutdown_grace: Duration,
+    /// Addresses whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// `[rate_limit]`
+#[derive(Clone, Debug)]
+pub struct RateLimit {
+    /// Where limits are counted.
+    pub backend: Backend,
+    /// The Redis address; it may hold a password.
+    pub redis_url: Secret,
+    /// What happens when Redis does not answer.
+    pub on_failure: OnFailure,
+    /// How long one Redis command may take.
+    pub deadline: Duration,
+    /// Limits of the whole gateway.
+    pub limits: Limits,
+    /// Requests per second from one address; `None` is no flood guard.
+    pub per_ip_per_second: Option<u32>,
+}
+
+/// The three limits that every scope has; `None` is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in any span of 60 seconds.
+    pub requests_per_minute: Option<u64>,
+    /// Tokens in any span of 60 seconds.
+    pub tokens_per_minute: Option<u64>,
+    /// Calls at once.
+    pub max_concurrent: Option<u64>,
+}
+
+/// Where limits are counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// In this process.
+    Memory,
+    /// In Redis, shared by all replicas.
+    Redis,
+}
+
+/// What the limiter does when Redis does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnFailure {
+    /// This replica keeps its share of every limit.
+    Local,
+    /// Everything passes.
+    Open,
+    /// Nothing passes.
+    Closed,
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people at a terminal.
+    Text,
+}
+
+/// What happens to calls of models without a price.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unpriced {
+    /// They pass.
+    Allow,
+    /// They pass and a warning is logged.
+    Warn,
+    /// They are refused.
+    Reject,
+}
+
+/// `[providers.NAME]`
+#[derive(Clone, Debug)]
+pub struct Provider {
+    /// The configured name; a metric label.
+    pub name: String,
+    /// The wire it speaks.
+    pub kind: String,
+    /// Its address, without a trailing slash.
+    pub base_url: String,
+    /// Its key, if it needs one.
+    pub api_key: Option<Secret>,
+    /// Options for the wire.
+    pub account: providers::Account,
+    /// Models listed in `/v1/models` beside the catalogue's, and known as metric labels.
+    pub models: Vec<String>,
+    /// What happens to the upstream call when the client leaves.
+    pub on_disconnect: OnDisconnect,
+    /// How long a drained answer is read on.
+    pub drain_timeout: Duration,
+    /// Speak HTTP/2 without asking, as h2c servers need it.
+    pub http2_prior_knowledge: bool,
+    /// Limits of this provider.
+    pub limits: Limits,
+    /// The queue before `max_concurrent`.
+    pub queue: Queue,
+    /// How long each stage may take.
+    pub timeouts: Timeouts,
+    /// Trying again.
+    pub retry: Retry,
+    /// When to stop calling for a while.
+    pub breaker: Breaker,
+}
+
+/// What happens to the upstream call when the client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDisconnect {
+    /// It is stopped, and settled on what was seen.
+    Cancel,
+    /// It is read to its end, and settled on the real usage.
+    Drain,
+}
+
+/// A provider's waiting line.
+#[derive(Clone, Copy, Debug)]
+pub struct Queue {
+    /// Calls that may wait.
+    pub size: usize,
+    /// How long one may wait.
+    pub wait: Duration,
+}
+
+/// How long each stage of an attempt may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// Until the connection stands.
+    pub connect: Duration,
+    /// From sending the request to the first byte of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of the answer.
+    pub idle: Duration,
+    /// The whole attempt.
+    pub total: Duration,
+}
+
+/// Trying again.
+#[derive(Clone, Copy, Debug)]
+pub struct Retry {
+    /// Attempts in all on this provider.
+    pub attempts: u32,
+    /// The first wait; it doubles.
+    pub base: Duration,
+    /// The longest wait.
+    pub max: Duration,
+}
+
+/// When to stop calling a target for a while.
+#[derive(Clone, Copy, Debug)]
+pub struct Breaker {
+    /// Failures within `window` that open it.
+    pub failures: u32,
+    /// The time in which failures are counted.
+    pub window: Duration,
+    /// How long it stays open before one call may try.
+    pub open: Duration,
+}
+
+/// `[models.NAME]`
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What clients call it.
+    pub name: String,
+    /// Where its calls go.
+    pub targets: Vec<Target>,
+    /// How one of a tier is chosen.
+    pub balance: Balance,
+    /// Limits of this model.
+    pub limits: Limits,
+}
+
+/// One target of a model.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The configured provider.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+    /// Its share within the tier.
+    pub weight: u32,
+    /// Lower tiers are tried first.
+    pub tier: u32,
+}
+
+/// How one target of a tier is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// By weight.
+    Weighted,
+    /// The one with the fewest calls running.
+    LeastBusy,
+    /// The quickest lately.
+    Latency,
+    /// The cheapest.
+    Cost,
+}
+
+/// `[[keys]]`
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// The caller's name; a metric label.
+    pub name: String,
+    /// SHA-256 of the key.
+    pub sha256: [u8; 32],
+    /// Models it may call (`provider/*` allowed); empty is all.
+    pub models: Vec<String>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Its limits per model.
+    pub limits_per_model: Vec<(String, Limits)>,
+}
+
+/// One row of `[prices]`: USD per million tokens as decimal text.
+#[derive(Clone, Debug, Default)]
+pub struct PriceRow {
+    /// The configured provider.
+    pub provider: String,
+    /// The model's name there.
+    pub model: String,
+    /// Tokens in.
+    pub input: Option<String>,
+    /// Tokens out.
+    pub output: Option<String>,
+    /// Read from the prompt cache.
+    pub cache_read: Option<String>,
+    /// Written to the prompt cache for 5 minutes.
+    pub cache_write: Option<String>,
+    /// Written to the prompt cache for an hour.
+    pub cache_write_1h: Option<String>,
+    /// Reasoning.
+    pub reasoning: Option<String>,
+    /// Audio in.
+    pub audio_input: Option<String>,
+    /// Audio out.
+    pub audio_output: Option<String>,
+}
+
+impl Config {
+    /// Reads the file at `path` (or at `CHOREOAI_CONFIG`, or none) and the environment.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the first mistake.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        let path = path
+            .map(Path::to_owned)
+            .or_else(|| environment("CHOREOAI_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+        let text = match &path {
+            Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?,
+            None => String::new(),
+        };
+        let mut config = Self::from_text(&text, &environment).map_err(|error| match &path {
+            Some(path) => ConfigError(format!("{}: {error}", path.display())),
+            None => error,
+        })?;
+        config.path = path;
+        Ok(config)
+    }
+
+    /// The configuration that `text` and `environment` say.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] that names the first mistake.
+    pub fn from_text(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        checking::check(reading::read(text, environment)?, environment)
+    }
+}
+
+/// The filter for log lines: `RUST_LOG`, else `info`.
+#[must_use]
+pub fn log_filter() -> String {
+    std::env::var("RUST_LOG").ok().filter(|filter| !filter.is_empty()).unwrap_or_else(|| "info".to_owned())
+}

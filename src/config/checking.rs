@@ -1,0 +1,363 @@
+//! From what was written to what it means: defaults, the environment's word before the file's, and
+//! every rule a configuration must keep.
+//! It must not know how any setting is carried out.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    Backend, Balance, Breaker, Config, ConfigError, Key, Limits, LogFormat, Model, OnDisconnect, OnFailure, PriceRow, Provider,
+    Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, file,
+};
+
+type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+const MIB: usize = 1024 * 1024;
+
+pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    let keys = keys(file.keys, environment)?;
+    let server = server(&file.server, environment)?;
+    let is_open = keys.is_empty() && !file.server.allow_anonymous.unwrap_or(false);
+    if is_open && !server.listen.ip().is_loopback() {
+        let listen = server.listen;
+        return Err(ConfigError(format!(
+            "listening on {listen} without API keys would let everyone in: add [[keys]] or CHOREOAI_API_KEYS, or set [server] allow_anonymous = true"
+        )));
+    }
+    let providers = providers(file.providers, environment)?;
+    let models = models(file.models, &providers)?;
+    let format = set(environment, "CHOREOAI_LOG_FORMAT").or(file.log.format);
+    Ok(Config {
+        path: None,
+        server,
+        rate_limit: rate_limit(&file.rate_limit, environment)?,
+        log_format: word(
+            "log.format",
+            format.as_deref(),
+            None,
+            &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
+        )?,
+        unpriced: word(
+            "unpriced",
+            file.unpriced.as_deref(),
+            Unpriced::Warn,
+            &[("allow", Unpriced::Allow), ("warn", Unpriced::Warn), ("reject", Unpriced::Reject)],
+        )?,
+        prices: prices(file.prices, &providers)?,
+        providers,
+        models,
+        keys,
+    })
+}
+
+fn set(environment: Environment<'_>, name: &str) -> Option<String> {
+    environment(name).filter(|value| !value.is_empty())
+}
+
+/// One word out of a fixed list.
+fn word<T: Copy>(key: &str, given: Option<&str>, default: T, words: &[(&str, T)]) -> Result<T, ConfigError> {
+    let Some(given) = given else { return Ok(default) };
+    words.iter().find(|(word, _)| *word == given).map(|(_, value)| *value).ok_or_else(|| {
+        let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        ConfigError(format!("{key}: \"{given}\" is not one of {}", known.join(", ")))
+    })
+}
+
+fn duration(key: &str, given: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+    let Some(given) = given else { return Ok(default) };
+    humantime::parse_duration(given)
+        .map_err(|_| ConfigError(format!("{key}: \"{given}\" is not a duration like \"250ms\", \"30s\" or \"10m\"")))
+}
+
+fn parsed<T: FromStr>(key: &str, given: &str, expected: &str) -> Result<T, ConfigError> {
+    given.parse().map_err(|_| ConfigError(format!("{key}: \"{given}\" is not {expected}")))
+}
+
+fn server(file: &file::Server, environment: Environment<'_>) -> Result<Server, ConfigError> {
+    let listen =
+        set(environment, "CHOREOAI_LISTEN").or_else(|| file.listen.clone()).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
+    let listen: SocketAddr =
+        parsed("server.listen", &listen.replace("localhost:", "127.0.0.1:"), "an address like 127.0.0.1:8000")?;
+    let proxies = file.trusted_proxies.iter().map(|proxy| parsed("server.trusted_proxies", proxy, "an IP address"));
+    Ok(Server {
+        listen,
+        max_body_bytes: file.max_body_bytes.unwrap_or(32 * MIB),
+        body_timeout: duration("server.body_timeout", file.body_timeout.as_deref(), Duration::from_secs(30))?,
+        shutdown_grace: duration("server.shutdown_grace", file.shutdown_grace.as_deref(), Duration::from_secs(30))?,
+        trusted_proxies: proxies.collect::<Result<_, _>>()?,
+    })
+}
+
+fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<RateLimit, ConfigError> {
+    let backend = set(environment, "CHOREOAI_RATE_LIMIT_BACKEND").or_else(|| file.backend.clone());
+    let url = set(environment, "CHOREOAI_REDIS_URL").or_else(|| file.redis_url.clone());
+    let on_failure = set(environment, "CHOREOAI_RATE_LIMIT_ON_FAILURE").or_else(|| file.on_failure.clone());
+    Ok(RateLimit {
+        backend: word(
+            "rate_limit.backend",
+            backend.as_deref(),
+            Backend::Memory,
+            &[("memory", Backend::Memory), ("redis", Backend::Redis)],
+        )?,
+        redis_url: Secret::new(url.unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned())),
+        on_failure: word(
+            "rate_limit.on_failure",
+            on_failure.as_deref(),
+            OnFailure::Local,
+            &[("local", OnFailure::Local), ("open", OnFailure::Open), ("closed", OnFailure::Closed)],
+        )?,
+        deadline: duration("rate_limit.deadline", file.deadline.as_deref(), Duration::from_millis(50))?,
+        limits: Limits {
+            requests_per_minute: file.requests_per_minute,
+            tokens_per_minute: file.tokens_per_minute,
+            max_concurrent: file.max_concurrent,
+        },
+        per_ip_per_second: file.per_ip_per_second,
+    })
+}
+
+/// The file's providers, and those that a key in the environment turns on.
+fn providers(file: BTreeMap<String, file::Provider>, environment: Environment<'_>) -> Result<Vec<Provider>, ConfigError> {
+    let mut written = file;
+    let turned_on = providers::all().filter(|kind| kind.key_variable().is_some_and(|name| set(environment, name).is_some()));
+    for kind in turned_on {
+        let is_written = written.iter().any(|(name, provider)| provider.kind.as_deref().unwrap_or(name) == kind.kind());
+        if !is_written {
+            written.insert(kind.kind().to_owned(), file::Provider::default());
+        }
+    }
+    written.into_iter().map(|(name, written)| provider(name, written, environment)).collect()
+}
+
+fn provider(name: String, file: file::Provider, environment: Environment<'_>) -> Result<Provider, ConfigError> {
+    let at = |key: &str| format!("providers.{name}.{key}");
+    let kind_name = file.kind.clone().unwrap_or_else(|| name.clone());
+    let kind = providers::provider(&kind_name).ok_or_else(|| unknown_kind(&at("kind"), &kind_name))?;
+    if name.is_empty() || name.contains('/') {
+        return Err(ConfigError(format!("providers.\"{name}\": a provider's name must not be empty or contain `/`")));
+    }
+    let account = providers::Account {
+        region: file.region.clone().or_else(|| set(environment, "AWS_REGION")).or_else(|| set(environment, "AWS_DEFAULT_REGION")),
+        project: file.project.clone().or_else(|| set(environment, "GOOGLE_CLOUD_PROJECT")),
+        api_version: file.api_version.clone(),
+        unsupported: word(
+            &at("unsupported"),
+            file.unsupported.as_deref(),
+            providers::Unsupported::Auto,
+            &[("reject", providers::Unsupported::Reject), ("drop", providers::Unsupported::Drop)],
+        )?,
+    };
+    let variable = format!("{}_BASE_URL", name.to_uppercase().replace('-', "_"));
+    let base_url = set(environment, &variable).or_else(|| file.base_url.clone()).or_else(|| kind.base_url(&account));
+    let base_url = base_url.ok_or_else(|| ConfigError(format!("{}: needed for kind \"{kind_name}\"", at("base_url"))))?;
+    check_url(&at("base_url"), &base_url)?;
+    let api_key = file.api_key.clone().or_else(|| kind.key_variable().and_then(|variable| set(environment, variable)));
+    Ok(Provider {
+        kind: kind_name,
+        base_url: base_url.trim_end_matches('/').to_owned(),
+        api_key: api_key.map(Secret::new),
+        account,
+        on_disconnect: word(
+            &at("on_disconnect"),
+            file.on_disconnect.as_deref(),
+            OnDisconnect::Cancel,
+            &[("cancel", OnDisconnect::Cancel), ("drain", OnDisconnect::Drain)],
+        )?,
+        drain_timeout: duration(&at("drain_timeout"), file.drain_timeout.as_deref(), Duration::from_secs(120))?,
+        http2_prior_knowledge: file.http2_prior_knowledge.unwrap_or(false),
+        limits: Limits {
+            requests_per_minute: file.requests_per_minute,
+            tokens_per_minute: file.tokens_per_minute,
+            max_concurrent: file.max_concurrent,
+        },
+        queue: Queue {
+            size: file.queue.size.unwrap_or(1024),
+            wait: duration(&at("queue.wait"), file.queue.wait.as_deref(), Duration::from_secs(10))?,
+        },
+        timeouts: timeouts(&name, &file.timeouts)?,
+        retry: Retry {
+            attempts: file.retry.attempts.unwrap_or(3).max(1),
+            base: duration(&at("retry.base"), file.retry.base.as_deref(), Duration::from_millis(250))?,
+            max: duration(&at("retry.max"), file.retry.max.as_deref(), Duration::from_secs(8))?,
+        },
+        breaker: Breaker {
+            failures: file.breaker.failures.unwrap_or(5).max(1),
+            window: duration(&at("breaker.window"), file.breaker.window.as_deref(), Duration::from_secs(30))?,
+            open: duration(&at("breaker.open"), file.breaker.open.as_deref(), Duration::from_secs(15))?,
+        },
+        models: file.models,
+        name,
+    })
+}
+
+fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> {
+    let at = |key: &str| format!("providers.{name}.timeouts.{key}");
+    Ok(Timeouts {
+        connect: duration(&at("connect"), file.connect.as_deref(), Duration::from_secs(5))?,
+        first_byte: duration(&at("first_byte"), file.first_byte.as_deref(), Duration::from_secs(60))?,
+        idle: duration(&at("idle"), file.idle.as_deref(), Duration::from_secs(60))?,
+        total: duration(&at("total"), file.total.as_deref(), Duration::from_secs(600))?,
+    })
+}
+
+fn unknown_kind(key: &str, given: &str) -> ConfigError {
+    let nearest = providers::all().map(|kind| kind.kind()).min_by_key(|kind| strsim::damerau_levenshtein(given, kind));
+    let hint = nearest.map(|kind| format!("; did you mean \"{kind}\"?")).unwrap_or_default();
+    ConfigError(format!(
+        "{key}: there is no kind \"{given}\"{hint} (any service that speaks OpenAI's API: \"openai-compatible\")"
+    ))
+}
+
+fn check_url(key: &str, url: &str) -> Result<(), ConfigError> {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    let is_sound = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', ' ', '@']));
+    let wrong = || ConfigError(format!("{key}: must begin with http:// or https:// and have no query, fragment or credentials"));
+    if is_sound && url.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(wrong()) }
+}
+
+fn models(file: BTreeMap<String, file::Model>, providers: &[Provider]) -> Result<Vec<Model>, ConfigError> {
+    file.into_iter().map(|(name, written)| model(name, written, providers)).collect()
+}
+
+fn model(name: String, file: file::Model, providers: &[Provider]) -> Result<Model, ConfigError> {
+    if file.targets.is_empty() {
+        return Err(ConfigError(format!("models.\"{name}\".targets: at least one target is needed")));
+    }
+    let targets = file.targets.iter().map(|written| {
+        let (provider, model) = split_target(&name, &written.target, providers)?;
+        Ok(Target { provider, model, weight: written.weight.unwrap_or(1), tier: written.tier.unwrap_or(1) })
+    });
+    Ok(Model {
+        targets: targets.collect::<Result<_, ConfigError>>()?,
+        balance: word(
+            &format!("models.\"{name}\".balance"),
+            file.balance.as_deref(),
+            Balance::Weighted,
+            &[
+                ("weighted", Balance::Weighted),
+                ("least_busy", Balance::LeastBusy),
+                ("latency", Balance::Latency),
+                ("cost", Balance::Cost),
+            ],
+        )?,
+        limits: Limits {
+            requests_per_minute: file.requests_per_minute,
+            tokens_per_minute: file.tokens_per_minute,
+            max_concurrent: file.max_concurrent,
+        },
+        name,
+    })
+}
+
+fn split_target(name: &str, target: &str, providers: &[Provider]) -> Result<(String, String), ConfigError> {
+    let wrong = |why: &str| ConfigError(format!("models.\"{name}\".targets: \"{target}\" {why}"));
+    let (provider, model) = target.split_once('/').ok_or_else(|| wrong("is not of the form provider/model"))?;
+    if model.is_empty() {
+        return Err(wrong("names no model"));
+    }
+    if providers.iter().any(|known| known.name == provider) {
+        return Ok((provider.to_owned(), model.to_owned()));
+    }
+    Err(wrong(&format!("names the provider \"{provider}\", which is not configured")))
+}
+
+/// The file's keys, and `CHOREOAI_API_KEYS` (`name=secret,…`), which goes before them.
+fn keys(file: Vec<file::Key>, environment: Environment<'_>) -> Result<Vec<Key>, ConfigError> {
+    let mut keys: Vec<Key> = file.into_iter().map(key).collect::<Result<_, _>>()?;
+    for pair in set(environment, "CHOREOAI_API_KEYS").unwrap_or_default().split(',').filter(|pair| !pair.trim().is_empty()) {
+        let (name, secret) =
+            pair.trim().split_once('=').ok_or_else(|| ConfigError("CHOREOAI_API_KEYS: expected name=secret,…".to_owned()))?;
+        if name.is_empty() || secret.is_empty() {
+            return Err(ConfigError("CHOREOAI_API_KEYS: expected name=secret,…".to_owned()));
+        }
+        let sha256 = Sha256::digest(secret.as_bytes()).into();
+        match keys.iter_mut().find(|key| key.name == name) {
+            Some(known) => known.sha256 = sha256,
+            None => keys.push(Key {
+                name: name.to_owned(),
+                sha256,
+                models: Vec::new(),
+                limits: Limits::default(),
+                limits_per_model: Vec::new(),
+            }),
+        }
+    }
+    for (index, key) in keys.iter().enumerate() {
+        let twin = keys[..index].iter().find(|other| other.name == key.name || other.sha256 == key.sha256);
+        if let Some(twin) = twin {
+            return Err(ConfigError(format!("keys: \"{}\" and \"{}\" have the same name or key", twin.name, key.name)));
+        }
+    }
+    Ok(keys)
+}
+
+fn key(file: file::Key) -> Result<Key, ConfigError> {
+    let name = file.name;
+    if name.is_empty() {
+        return Err(ConfigError("keys: every key needs a name".to_owned()));
+    }
+    let sha256 = match (file.key.as_deref(), file.key_sha256.as_deref()) {
+        (Some(""), _) => return Err(ConfigError(format!("keys.{name}: the key is empty"))),
+        (Some(key), None) => Sha256::digest(key.as_bytes()).into(),
+        (None, Some(hex)) => {
+            digest_from_hex(hex).ok_or_else(|| ConfigError(format!("keys.{name}.key_sha256: expected 64 hexadecimal digits")))?
+        }
+        _ => return Err(ConfigError(format!("keys.{name}: give either key or key_sha256"))),
+    };
+    let per_model = file.limits_per_model.into_iter().map(|(model, written)| (model, limits(&written)));
+    Ok(Key {
+        sha256,
+        models: file.models,
+        limits: Limits {
+            requests_per_minute: file.requests_per_minute,
+            tokens_per_minute: file.tokens_per_minute,
+            max_concurrent: file.max_concurrent,
+        },
+        limits_per_model: per_model.collect(),
+        name,
+    })
+}
+
+fn limits(file: &file::Limits) -> Limits {
+    Limits {
+        requests_per_minute: file.requests_per_minute,
+        tokens_per_minute: file.tokens_per_minute,
+        max_concurrent: file.max_concurrent,
+    }
+}
+
+fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.is_ascii() {
+        return None;
+    }
+    for (index, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+fn prices(file: BTreeMap<String, file::Price>, providers: &[Provider]) -> Result<Vec<PriceRow>, ConfigError> {
+    let text = |given: Option<file::Decimal>| given.map(|decimal| decimal.0);
+    let rows = file.into_iter().map(|(target, written)| {
+        let (provider, model) = split_target("prices", &target, providers)
+            .map_err(|_| ConfigError(format!("prices.\"{target}\": expected \"provider/model\" with a configured provider")))?;
+        Ok(PriceRow {
+            provider,
+            model,
+            input: text(written.input),
+            output: text(written.output),
+            cache_read: text(written.cache_read),
+            cache_write: text(written.cache_write),
+            cache_write_1h: text(written.cache_write_1h),
+            reasoning: text(written.reasoning),
+            audio_input: text(written.audio_input),
+            audio_output: text(written.audio_output),
+        })
+    });
+    rows.collect()
+}

@@ -1,0 +1,425 @@
+//! Everything a call needs, built once from the configuration: who may call, what may be called, and
+//! the rooms that carry it out.
+//! It must not know how a call runs through it.
+
+mod observer;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::SystemTime;
+
+use crate::auth::{Auth, Caller};
+use crate::config::{self, Backend, Config, ConfigError, Unpriced};
+use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope};
+use crate::meter::{Account, Meter, Outcome, UsageSource};
+use crate::metrics::Metrics;
+use crate::prices::{Override, Price, Prices, Rate};
+use crate::router::{Place, Router, Target};
+use crate::upstream::Upstream;
+
+/// The `model` label of everything that neither the configuration nor the catalogue knows.
+pub const OTHER: &str = "other";
+
+/// The endpoints whose series stand at 0 from the start.
+const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
+/// The statuses whose series stand at 0 from the start.
+const STATUSES: [&str; 4] = ["200", "429", "500", "502"];
+
+/// One configured provider and the way to it.
+#[derive(Debug)]
+pub struct Provider {
+    /// What the configuration says.
+    pub config: config::Provider,
+    /// The wire it speaks.
+    pub wire: Wire,
+    /// The way to it.
+    pub upstream: Upstream,
+    /// Its own limits per minute, when it has any.
+    pub ledger: Option<Arc<Ledger>>,
+    /// The line before its concurrent places, when they are limited.
+    pub queue: Option<Queue>,
+    /// The account of models that may not be labels.
+    other: Arc<Account>,
+}
+
+/// A wire with a readable `Debug`.
+#[derive(Clone, Copy)]
+pub struct Wire(pub &'static dyn providers::Provider);
+
+impl std::fmt::Debug for Wire {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.0.kind())
+    }
+}
+
+/// A target with everything that an attempt on it needs.
+#[derive(Debug)]
+pub struct Lane {
+    /// Whose model it is.
+    pub provider: Arc<Provider>,
+    /// The model there, and how it is.
+    pub target: Arc<Target>,
+    /// What is counted for it.
+    pub account: Arc<Account>,
+    /// Whether it accepts to be asked for usage on a stream.
+    pub asks_usage: AtomicBool,
+}
+
+/// What a model name leads to.
+#[derive(Debug)]
+pub struct Plan {
+    /// The name as a label, while no target is chosen.
+    pub label: String,
+    /// The lanes.
+    pub lanes: Vec<Place<Arc<Lane>>>,
+    /// How one of a tier is chosen.
+    pub balance: config::Balance,
+    /// The model's own limits, when it has any.
+    ledger: Option<Arc<Ledger>>,
+}
+
+/// The whole house.
+#[derive(Debug)]
+pub struct House {
+    /// What we were told.
+    pub config: Config,
+    /// Every metric.
+    pub metrics: Arc<Metrics>,
+    /// Who may call.
+    pub auth: Auth,
+    /// May they, now.
+    pub limits: Limits,
+    /// What it uses and costs.
+    pub meter: Meter,
+    /// The prices and the catalogue.
+    pub prices: Prices,
+    router: Router,
+    providers: HashMap<String, Arc<Provider>>,
+    /// Plans of names that the configuration or the catalogue knows; bounded by them.
+    plans: RwLock<HashMap<String, Arc<Plan>>>,
+    /// Their lanes, so that two names for one target share its health and its learning.
+    lanes: RwLock<HashMap<(String, String), Arc<Lane>>>,
+    gateway: Option<Arc<Ledger>>,
+    keys: HashMap<String, KeyLedgers>,
+}
+
+#[derive(Debug)]
+struct KeyLedgers {
+    all: Option<Arc<Ledger>>,
+    by_model: HashMap<String, Arc<Ledger>>,
+}
+
+impl House {
+    /// Builds the house.
+    ///
+    /// # Errors
+    /// A [`ConfigError`] for what only shows when it is carried out: a key that no header can carry, a price that is no number.
+    pub fn build(config: Config, metrics: Arc<Metrics>, meter: Meter, limits: Limits) -> Result<Self, ConfigError> {
+        let prices = prices(&config)?;
+        let auth = Auth::new(&config.keys, &metrics);
+        let router = Router::new(&config.models, &config.providers);
+        let gateway = ledger(&limits, Scope::Gateway, "gateway", config.rate_limit.limits);
+        let keys = config.keys.iter().map(|key| (key.name.clone(), KeyLedgers::new(&limits, key))).collect();
+        let mut providers = HashMap::new();
+        for provider in &config.providers {
+            providers.insert(provider.name.clone(), Arc::new(Provider::new(provider, &metrics, &limits)?));
+        }
+        let house = Self {
+            config,
+            metrics,
+            auth,
+            limits,
+            meter,
+            prices,
+            router,
+            providers,
+            plans: RwLock::default(),
+            lanes: RwLock::default(),
+            gateway,
+            keys,
+        };
+        house.present_at_zero();
+        Ok(house)
+    }
+
+    /// What `name` leads to, if anything.
+    #[must_use]
+    pub fn plan(&self, name: &str) -> Option<Arc<Plan>> {
+        if let Some(plan) = self.plans.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Some(Arc::clone(plan));
+        }
+        let plan = Arc::new(self.make_plan(name)?);
+        let is_bounded = plan.lanes.iter().all(|place| place.target.account.model != OTHER);
+        if is_bounded {
+            let mut plans = self.plans.write().unwrap_or_else(PoisonError::into_inner);
+            plans.entry(name.to_owned()).or_insert_with(|| Arc::clone(&plan));
+        }
+        Some(plan)
+    }
+
+    /// The ledgers that a call of `caller` for `name` is written in.
+    #[must_use]
+    pub fn ledgers(&self, caller: Option<&Caller>, name: &str, plan: &Plan) -> Vec<Arc<Ledger>> {
+        let key = caller.and_then(|caller| self.keys.get(&caller.metrics.name));
+        let of_key = key.and_then(|key| key.all.as_ref());
+        let of_key_and_model = key.and_then(|key| key.by_model.get(name));
+        [self.gateway.as_ref(), of_key, of_key_and_model, plan.ledger.as_ref()].into_iter().flatten().cloned().collect()
+    }
+
+    /// Every model name that can be listed, with the name of the provider that owns it.
+    #[must_use]
+    pub fn listed_models(&self) -> Vec<(String, String)> {
+        let configured =
+            self.config.models.iter().filter_map(|model| Some((model.name.clone(), model.targets.first()?.provider.clone())));
+        let of_providers = self.config.providers.iter().flat_map(|provider| {
+            let catalogued = self.prices.catalogue(&provider.kind).map(|model| model.name.to_string());
+            let named = provider.models.iter().cloned().chain(catalogued);
+            named.map(|model| (format!("{}/{model}", provider.name), provider.name.clone()))
+        });
+        let mut models: Vec<(String, String)> = configured.chain(of_providers).collect();
+        models.sort();
+        models.dedup();
+        models
+    }
+
+    /// Whether the configuration names at least one provider.
+    #[must_use]
+    pub fn can_route(&self) -> bool {
+        !self.providers.is_empty()
+    }
+
+    fn make_plan(&self, name: &str) -> Option<Plan> {
+        if let Some(model) = self.router.configured(name) {
+            let places = model.targets.iter().filter_map(|target| {
+                let lane = self.lane(&target.provider, &target.model)?;
+                Some(Place { price: self.price_for_order(&lane), target: lane, weight: target.weight, tier: target.tier })
+            });
+            return Some(Plan {
+                label: name.to_owned(),
+                lanes: places.collect(),
+                balance: model.balance,
+                ledger: ledger(&self.limits, Scope::Model, name, model.limits),
+            });
+        }
+        let named = self.router.named(name, |bare| self.prices.kinds_of(bare).collect())?;
+        let lane = self.lane(&named.provider, &named.model)?;
+        let lanes = vec![Place { target: lane, weight: 1, tier: 1, price: None }];
+        Some(Plan { label: OTHER.to_owned(), lanes, balance: config::Balance::Weighted, ledger: None })
+    }
+
+    fn lane(&self, provider: &str, model: &str) -> Option<Arc<Lane>> {
+        let key = (provider.to_owned(), model.to_owned());
+        if let Some(lane) = self.lanes.read().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Some(Arc::clone(lane));
+        }
+        let lane = Arc::new(self.make_lane(provider, model)?);
+        if lane.account.model == OTHER {
+            return Some(lane);
+        }
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(lanes.entry(key).or_insert(lane)))
+    }
+
+    fn make_lane(&self, provider: &str, model: &str) -> Option<Lane> {
+        let provider = self.providers.get(provider)?;
+        let price = self.prices.find(&provider.config.kind, &provider.config.name, model);
+        let account = if self.may_be_label(&provider.config, model) {
+            Arc::new(Account::new(&self.metrics, &provider.config.name, model, price))
+        } else if price.is_some() {
+            Arc::new(Account::new(&self.metrics, &provider.config.name, OTHER, price))
+        } else {
+            Arc::clone(&provider.other)
+        };
+        Some(Lane {
+            provider: Arc::clone(provider),
+            target: Arc::new(Target::new(&provider.config.name, model, provider.config.breaker)),
+            account,
+            asks_usage: AtomicBool::new(true),
+        })
+    }
+
+    /// Labels come from the configuration and the catalogue only.
+    fn may_be_label(&self, provider: &config::Provider, model: &str) -> bool {
+        let is_target = |target: &config::Target| target.provider == provider.name && target.model == model;
+        self.prices.knows(&provider.kind, model)
+            || provider.models.iter().any(|known| known == model)
+            || self.config.models.iter().flat_map(|model| &model.targets).any(is_target)
+            || self.config.prices.iter().any(|row| row.provider == provider.name && row.model == model)
+    }
+
+    /// What a thousand tokens in and out cost, to compare targets by.
+    fn price_for_order(&self, lane: &Lane) -> Option<u64> {
+        let usage = providers::Usage { input: 1000, output: 1000, ..providers::Usage::default() };
+        let price = self.prices.find(&lane.provider.config.kind, &lane.provider.config.name, &lane.target.model)?;
+        Some(price.cost(&usage).0)
+    }
+
+    /// Makes every series that the configuration foretells, so that the first event of each is seen
+    /// as a change.
+    fn present_at_zero(&self) {
+        let metrics = &self.metrics;
+        for model in &self.config.models {
+            let _ = self.plan(&model.name);
+        }
+        for provider in &self.config.providers {
+            for model in &provider.models {
+                let _ = self.plan(&format!("{}/{model}", provider.name));
+            }
+        }
+        let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
+        for lane in plans.values().flat_map(|plan| &plan.lanes).map(|place| &place.target) {
+            let (provider, model) = (&lane.account.provider, &lane.account.model);
+            for status in STATUSES {
+                metrics.requests.with_label_values(&[provider, model, ENDPOINTS[0], status, "POST"]);
+            }
+            for outcome in Outcome::ALL {
+                metrics.settlements.with_label_values(&[provider, model, outcome.label(), UsageSource::Estimated.label()]);
+            }
+            metrics.model_available.with_label_values(&[provider, model]).set(1);
+        }
+        let names = self.config.providers.iter().map(|provider| provider.name.as_str());
+        for provider in names.chain([""]) {
+            for label in crate::error::labels() {
+                metrics.errors.with_label_values(&[provider, label, ENDPOINTS[0]]);
+            }
+            metrics.request_duration.with_label_values(&[provider, ENDPOINTS[0], "POST"]);
+        }
+        for endpoint in ENDPOINTS {
+            metrics.requests_in_flight.with_label_values(&[endpoint]);
+            metrics.overhead.with_label_values(&[endpoint]);
+        }
+    }
+}
+
+/// The limits where the configuration wants them counted. Must be called within the runtime.
+///
+/// # Errors
+/// When the Redis address cannot be read.
+pub fn limits(config: &config::RateLimit, metrics: &Arc<Metrics>) -> Result<Limits, ConfigError> {
+    let (name, limits) = match config.backend {
+        Backend::Memory => ("memory", Limits::memory()),
+        Backend::Redis => {
+            let mut options = RedisOptions::new(config.redis_url.reveal());
+            options.deadline = config.deadline;
+            options.on_failure = match config.on_failure {
+                config::OnFailure::Local => OnFailure::Local,
+                config::OnFailure::Open => OnFailure::Open,
+                config::OnFailure::Closed => OnFailure::Closed,
+            };
+            let observer = Arc::new(observer::LimitsObserver(Arc::clone(metrics)));
+            ("redis", Limits::redis(options, observer).map_err(|error| ConfigError(format!("rate_limit.redis_url: {error}")))?)
+        }
+    };
+    metrics.rate_limit_backend_state.with_label_values(&[name]);
+    Ok(limits)
+}
+
+impl Provider {
+    fn new(config: &config::Provider, metrics: &Arc<Metrics>, limits: &Limits) -> Result<Self, ConfigError> {
+        let unknown = || ConfigError(format!("providers.{}: there is no kind \"{}\"", config.name, config.kind));
+        let wire = providers::provider(&config.kind).ok_or_else(unknown)?;
+        metrics.circuit_breaker_state.with_label_values(&[&config.name]);
+        metrics.circuit_breaker_trips.with_label_values(&[&config.name]);
+        let rule = config::Limits { max_concurrent: None, ..config.limits };
+        Ok(Self {
+            wire: Wire(wire),
+            upstream: Upstream::new(config, wire.auth(), metrics)?,
+            ledger: ledger(limits, Scope::Provider, &config.name, rule),
+            queue: queue(config, metrics),
+            other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),
+            config: config.clone(),
+        })
+    }
+}
+
+impl Lane {
+    /// Whether the provider is to be asked for usage on a stream.
+    #[must_use]
+    pub fn asks_usage(&self) -> bool {
+        self.asks_usage.load(Ordering::Relaxed)
+    }
+
+    /// Never again.
+    pub fn stop_asking_usage(&self) {
+        self.asks_usage.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Plan {
+    /// Whether every lane has a price.
+    #[must_use]
+    pub fn is_priced(&self) -> bool {
+        self.lanes.iter().all(|place| place.target.account.is_priced())
+    }
+
+    /// Whether calls without a price are refused under this rule and this plan has none.
+    #[must_use]
+    pub fn is_refused_by(&self, rule: Unpriced) -> bool {
+        rule == Unpriced::Reject && !self.is_priced()
+    }
+}
+
+impl KeyLedgers {
+    fn new(limits: &Limits, key: &config::Key) -> Self {
+        let by_model = key.limits_per_model.iter().filter_map(|(model, figures)| {
+            let name = format!("{}/{model}", key.name);
+            Some((model.clone(), ledger(limits, Scope::KeyModel, &name, *figures)?))
+        });
+        Self { all: ledger(limits, Scope::Key, &key.name, key.limits), by_model: by_model.collect() }
+    }
+}
+
+fn queue(config: &config::Provider, metrics: &Arc<Metrics>) -> Option<Queue> {
+    metrics.queue_size.with_label_values(&[&config.name]);
+    metrics.queue_wait.with_label_values(&[&config.name]);
+    let max_concurrent = usize::try_from(config.limits.max_concurrent?).unwrap_or(usize::MAX);
+    let options =
+        QueueOptions { provider: config.name.clone(), max_concurrent, size: config.queue.size, wait: config.queue.wait };
+    Some(Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics)))))
+}
+
+fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Option<Arc<Ledger>> {
+    let rule = Rule {
+        scope,
+        name: name.to_owned(),
+        requests_per_minute: figures.requests_per_minute,
+        tokens_per_minute: figures.tokens_per_minute,
+        max_concurrent: figures.max_concurrent,
+    };
+    (!rule.limits_nothing()).then(|| limits.ledger(rule))
+}
+
+fn prices(config: &Config) -> Result<Prices, ConfigError> {
+    let mut prices = Prices::builtin();
+    for row in &config.prices {
+        let at = |field: &str| format!("prices.\"{}/{}\".{field}", row.provider, row.model);
+        let rate = |field: &str, text: &Option<String>| -> Result<Option<Rate>, ConfigError> {
+            let Some(text) = text else { return Ok(None) };
+            text.parse()
+                .map(Some)
+                .map_err(|_| ConfigError(format!("{}: \"{text}\" is not a price in USD per million tokens", at(field))))
+        };
+        let needed = |field: &str, text: &Option<String>| -> Result<Rate, ConfigError> {
+            rate(field, text)?.ok_or_else(|| ConfigError(format!("{}: missing", at(field))))
+        };
+        let price = Override {
+            input: needed("input", &row.input)?,
+            output: needed("output", &row.output)?,
+            cache_read: rate("cache_read", &row.cache_read)?,
+            cache_write: rate("cache_write", &row.cache_write)?,
+            cache_write_1h: rate("cache_write_1h", &row.cache_write_1h)?,
+            reasoning: rate("reasoning", &row.reasoning)?,
+            audio_input: rate("audio_input", &row.audio_input)?,
+            audio_output: rate("audio_output", &row.audio_output)?,
+        };
+        prices.with_override(&row.provider, &row.model, Price::from(price));
+    }
+    Ok(prices)
+}
+
+/// Unix time in seconds.
+#[must_use]
+pub fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,272 @@
+//! The line in front of a provider: so many calls at once, a bounded and fair line behind them, a longest wait.
+//! It must not know what a call is, nor which provider it stands for beyond its name.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::observer::Observer;
+
+/// The shortest and the longest `retry_after` that a refusal names.
+const RETRY_BOUNDS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How much of the known time per call each new call replaces.
+const LEARNING: f64 = 0.1;
+
+/// How long the line may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// The provider's configured name; only the [`Observer`] reads it.
+    pub provider: String,
+    /// Calls that may run at once.
+    pub max_concurrent: usize,
+    /// Calls that may wait behind them, over all keys.
+    pub size: usize,
+    /// The longest wait of one call.
+    pub wait: Duration,
+}
+
+/// Why a call may not wait, or may wait no longer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueueReason {
+    /// The line is full.
+    Full,
+    /// It waited as long as it may.
+    TooLong,
+}
+
+/// A refusal by the queue. The place in the line is free again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueRefused {
+    /// Why.
+    pub reason: QueueReason,
+    /// When the line that stands now should be through, by the time calls lately took; from 1 s to 60 s.
+    pub retry_after: Duration,
+}
+
+/// One provider's queue. Places go round by key, so that one busy key cannot keep another waiting behind all its calls.
+/// Cheap to clone; clones are the same line.
+#[derive(Clone)]
+pub struct Queue {
+    house: Arc<House>,
+}
+
+struct House {
+    options: QueueOptions,
+    line: Mutex<Line>,
+    observer: Arc<dyn Observer>,
+}
+
+#[derive(Default)]
+struct Line {
+    running: usize,
+    waiting: usize,
+    next_ticket: u64,
+    by_key: HashMap<Arc<str>, VecDeque<Waiter>>,
+    /// The keys that wait, the next to be served in front.
+    turns: VecDeque<Arc<str>>,
+    seconds_per_call: f64,
+}
+
+struct Waiter {
+    ticket: u64,
+    place: oneshot::Sender<Slot>,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_tuple("Queue").field(&self.house.options).finish()
+    }
+}
+
+impl Queue {
+    /// An empty queue.
+    #[must_use]
+    pub fn new(options: QueueOptions, observer: Arc<dyn Observer>) -> Self {
+        Self { house: Arc::new(House { options, line: Mutex::default(), observer }) }
+    }
+
+    /// Waits for a place to run. Whoever stops waiting (by dropping this future) has left the line at once.
+    ///
+    /// # Errors
+    /// [`QueueRefused`] when the line is full, or the longest wait is over.
+    pub async fn enter(&self, key: &str) -> Result<Slot, QueueRefused> {
+        let (mut waiting, place) = match self.house.join(key) {
+            Joined::Running(slot) => return Ok(slot),
+            Joined::Refused(refused) => return Err(refused),
+            Joined::Waiting(waiting, place) => (waiting, place),
+        };
+        match tokio::time::timeout(self.house.options.wait, place).await {
+            Ok(Ok(slot)) => {
+                waiting.served = true;
+                self.house.observer.queue_waited(&self.house.options.provider, waiting.since.elapsed());
+                Ok(slot)
+            }
+            Ok(Err(_)) | Err(_) => {
+                drop(waiting);
+                Err(QueueRefused { reason: QueueReason::TooLong, retry_after: self.house.lock().estimate(&self.house.options) })
+            }
+        }
+    }
+
+    /// Calls that run now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.house.lock().running
+    }
+
+    /// Calls that wait now.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.house.lock().waiting
+    }
+}
+
+enum Joined {
+    Running(Slot),
+    Waiting(Waiting, oneshot::Receiver<Slot>),
+    Refused(QueueRefused),
+}
+
+impl House {
+    fn lock(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(self: &Arc<Self>, key: &str) -> Joined {
+        let mut line = self.lock();
+        let joined = if line.running < self.options.max_concurrent && line.waiting == 0 {
+            line.running += 1;
+            Joined::Running(Slot::of(self))
+        } else if line.waiting >= self.options.size {
+            return Joined::Refused(QueueRefused { reason: QueueReason::Full, retry_after: line.estimate(&self.options) });
+        } else {
+            let (place, receiver) = oneshot::channel();
+            let (key, ticket) = line.push(key, place);
+            let waiting = Waiting { house: self.clone(), key, ticket, served: false, since: Instant::now() };
+            Joined::Waiting(waiting, receiver)
+        };
+        self.report(line);
+        joined
+    }
+
+    /// Hands a place that came free to the next in line; one whose call has just left is passed over.
+    fn hand_on(self: &Arc<Self>) {
+        loop {
+            let mut line = self.lock();
+            let Some(waiter) = line.pop() else {
+                line.running = line.running.saturating_sub(1);
+                return self.report(line);
+            };
+            self.report(line);
+            // Outside the lock: a place that nobody takes is given back by dropping it, which locks again.
+            let Err(mut unwanted) = waiter.place.send(Slot::of(self)) else { return };
+            unwanted.house = None;
+        }
+    }
+
+    fn report(&self, line: MutexGuard<'_, Line>) {
+        let (waiting, running) = (line.waiting, line.running);
+        drop(line);
+        self.observer.queue(&self.options.provider, waiting, running);
+    }
+}
+
+impl Line {
+    fn push(&mut self, key: &str, place: oneshot::Sender<Slot>) -> (Arc<str>, u64) {
+        self.next_ticket += 1;
+        self.waiting += 1;
+        let waiter = Waiter { ticket: self.next_ticket, place };
+        let key = match self.by_key.get_key_value(key) {
+            Some((known, _)) => known.clone(),
+            None => {
+                let new: Arc<str> = key.into();
+                self.turns.push_back(new.clone());
+                new
+            }
+        };
+        self.by_key.entry(key.clone()).or_default().push_back(waiter);
+        (key, self.next_ticket)
+    }
+
+    /// The next waiter: of the key whose turn it is, the first that came.
+    fn pop(&mut self) -> Option<Waiter> {
+        let key = self.turns.pop_front()?;
+        let line = self.by_key.get_mut(&key)?;
+        let waiter = line.pop_front();
+        if line.is_empty() {
+            self.by_key.remove(&key);
+        } else {
+            self.turns.push_back(key);
+        }
+        self.waiting -= usize::from(waiter.is_some());
+        waiter
+    }
+
+    fn leave(&mut self, key: &Arc<str>, ticket: u64) {
+        let Some(line) = self.by_key.get_mut(key) else { return };
+        let Some(index) = line.iter().position(|waiter| waiter.ticket == ticket) else { return };
+        line.remove(index);
+        self.waiting -= 1;
+        if line.is_empty() {
+            self.by_key.remove(key);
+            self.turns.retain(|waiting| waiting != key);
+        }
+    }
+
+    /// When the calls in line now should all have run.
+    fn estimate(&self, options: &QueueOptions) -> Duration {
+        let rounds = (self.waiting + 1) as f64 / options.max_concurrent.max(1) as f64;
+        let (shortest, longest) = RETRY_BOUNDS;
+        let seconds = (rounds * self.seconds_per_call).clamp(shortest.as_secs_f64(), longest.as_secs_f64());
+        Duration::from_secs_f64(seconds)
+    }
+}
+
+/// A place in the line, given up when dropped.
+struct Waiting {
+    house: Arc<House>,
+    key: Arc<str>,
+    ticket: u64,
+    served: bool,
+    since: Instant,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.served {
+            let mut line = self.house.lock();
+            line.leave(&self.key, self.ticket);
+            self.house.report(line);
+        }
+    }
+}
+
+/// The right to run one call on the provider; dropping it lets the next one in.
+#[must_use = "a slot that is dropped is free again"]
+pub struct Slot {
+    /// `None` once its place was handed on.
+    house: Option<Arc<House>>,
+    since: Instant,
+}
+
+impl Slot {
+    fn of(house: &Arc<House>) -> Self {
+        Self { house: Some(house.clone()), since: Instant::now() }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some(house) = self.house.take() else { return };
+        let took = self.since.elapsed().as_secs_f64();
+        {
+            let mut line = house.lock();
+            line.seconds_per_call += LEARNING * (took - line.seconds_per_call);
+        }
+        house.hand_on();
+    }
+}

@@ -1,0 +1,318 @@
+//! The one background task: keeps the connection, tells Redis what ended, renews leases, reports what passed without Redis.
+//! It must not know how a call is decided; no call ever waits for it.
+//!
+//! One task does all of this in turn, so that a place which was given back is never renewed afterwards.
+
+use std::fmt::Display;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, RedisError};
+use redis::{RedisResult, Value, aio::MultiplexedConnection};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+
+use super::link::Connection;
+use super::script::{SCRIPTS, Script};
+use super::{GiveBack, Job, Shared, millis, tag};
+use crate::limits::memory::Told;
+use crate::limits::slots::slot_of;
+
+/// How often a replica says that it lives.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// How long it counts as living after it last said so.
+const LIFE: Duration = Duration::from_secs(10);
+
+/// The pause between attempts to find Redis again: from this, doubling, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
+/// See [`FIRST_PAUSE`].
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// After an outage every replica stays with its own count this long (or as long as the outage was, if that was shorter), so
+/// that all have reported what they let pass before any takes the shared count for the whole.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The deadline of what no call waits for.
+const UNHURRIED: Duration = Duration::from_millis(500);
+
+/// Entries in one script call: bounds how long it may hold Redis.
+const BATCH: usize = 256;
+
+/// Commands on their way to the connection.
+const PIPELINE: usize = 1_024;
+
+/// What a replica learns when it says that it lives.
+struct Beat {
+    replicas: u64,
+    epoch: u64,
+}
+
+struct Clerk {
+    /// The node that has our keys, when a cluster named another than the configured one.
+    node: Option<(String, u16)>,
+    generation: u64,
+    /// Since when nobody counts for all; `None` before the first contact.
+    gone_since: Option<Instant>,
+    renewed: Instant,
+    jobs: Vec<Job>,
+}
+
+/// Works until the limits are dropped, or leave.
+pub(super) async fn serve(shared: Weak<Shared>, trouble: Arc<Notify>, mut inbox: mpsc::Receiver<Job>) {
+    let mut clerk = Clerk { node: None, generation: 0, gone_since: None, renewed: Instant::now(), jobs: Vec::new() };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(here) = shared.upgrade() else { return };
+        match clerk.come_back(&here).await {
+            Ok(connection) => {
+                drop(here);
+                if clerk.attend(&shared, connection, &trouble, &mut inbox).await.is_break() {
+                    return;
+                }
+                clerk.gone_since = Some(Instant::now());
+                pause = FIRST_PAUSE;
+            }
+            Err(error) => {
+                here.link.down(&error, &*here.observer);
+                drop(here);
+                // Not all replicas at the same moment.
+                sleep(pause.mul_f64(0.75 + fastrand::f64() / 2.0)).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        }
+    }
+}
+
+impl Clerk {
+    /// Finds Redis, makes sure that it answers and writes in time, and reports to it; then opens the door for calls.
+    async fn come_back(&mut self, shared: &Shared) -> RedisResult<Connection> {
+        let connection = match self.connect(shared).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                let moved = error.redirect_node().and_then(|(node, _)| node.rsplit_once(':'));
+                self.node = moved.and_then(|(host, port)| Some((host.to_owned(), port.parse().ok()?)));
+                return Err(error);
+            }
+        };
+        let beat = self.beat(shared, &connection, shared.options.deadline).await?;
+        let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
+        self.report(shared, &connection, known != 0 && known != beat.epoch).await?;
+        self.renew(shared, &connection).await?;
+        if let Some(gone_since) = self.gone_since {
+            sleep(gone_since.elapsed().min(GRACE)).await;
+            self.report(shared, &connection, false).await?;
+            self.beat(shared, &connection, shared.options.deadline).await?;
+        }
+        self.generation += 1;
+        let connection = Connection { multiplexed: connection, generation: self.generation };
+        shared.link.up(connection.clone(), &*shared.observer);
+        Ok(connection)
+    }
+
+    async fn connect(&self, shared: &Shared) -> RedisResult<MultiplexedConnection> {
+        let client = match &self.node {
+            Some(node) => at_node(&shared.client, node)?,
+            None => shared.client.clone(),
+        };
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(shared.options.connect))
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(PIPELINE);
+        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let connection = timeout(shared.options.connect, connecting).await.map_err(|_| late("connecting"))??;
+        // The first beat of a connection may have to bring the script along; the next is held to the deadline of calls.
+        self.beat(shared, &connection, UNHURRIED).await?;
+        Ok(connection)
+    }
+
+    /// Serves one connection until it gives trouble; breaks when there is nobody left to serve.
+    async fn attend(
+        &mut self,
+        shared: &Weak<Shared>,
+        connection: Connection,
+        trouble: &Notify,
+        inbox: &mut mpsc::Receiver<Job>,
+    ) -> ControlFlow<()> {
+        let mut beats = interval(BEAT);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let mut jobs = std::mem::take(&mut self.jobs);
+            let came = tokio::select! {
+                () = trouble.notified() => None,
+                count = inbox.recv_many(&mut jobs, BATCH) => Some(count),
+                _ = beats.tick() => Some(usize::MAX),
+            };
+            let Some(here) = shared.upgrade() else { return ControlFlow::Break(()) };
+            let done = match came {
+                None if here.link.is_open(connection.generation) => Ok(ControlFlow::Continue(())),
+                None => return ControlFlow::Continue(()),
+                Some(0) => return ControlFlow::Break(()),
+                Some(usize::MAX) => self.chores(&here, &connection.multiplexed).await,
+                Some(_) => self.do_jobs(&here, &connection.multiplexed, &mut jobs).await,
+            };
+            jobs.clear();
+            self.jobs = jobs;
+            match done {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return ControlFlow::Break(()),
+                Err(error) => {
+                    here.link.trip(connection.generation, &error as &dyn Display, &*here.observer);
+                    return ControlFlow::Continue(());
+                }
+            }
+        }
+    }
+
+    /// What is done once per [`BEAT`].
+    async fn chores(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<ControlFlow<()>> {
+        let beat = self.beat(shared, connection, UNHURRIED).await?;
+        let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
+        let lost = known != beat.epoch;
+        self.report(shared, connection, lost).await?;
+        if lost || self.renewed.elapsed() >= shared.options.lease / 3 {
+            self.renew(shared, connection).await?;
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    async fn do_jobs(
+        &self,
+        shared: &Shared,
+        connection: &MultiplexedConnection,
+        jobs: &mut Vec<Job>,
+    ) -> RedisResult<ControlFlow<()>> {
+        let (mut backs, mut goodbye) = (Vec::new(), None);
+        for job in jobs.drain(..) {
+            match job {
+                Job::GiveBack(back) => backs.push(back),
+                Job::Leave(done) => goodbye = Some(done),
+            }
+        }
+        if let Err(error) = give_back(shared, connection, &backs).await {
+            // Whether Redis did it is unknown. To do it twice would let too much pass; not to, only holds places and
+            // tokens until they expire.
+            shared.observer.lost(backs.len() as u64);
+            return Err(error);
+        }
+        let Some(done) = goodbye else { return Ok(ControlFlow::Continue(())) };
+        let left = self.say(shared, connection, Duration::ZERO, UNHURRIED).await;
+        let _ = done.send(());
+        left.map(|_| ControlFlow::Break(()))
+    }
+
+    async fn beat(&self, shared: &Shared, connection: &MultiplexedConnection, deadline: Duration) -> RedisResult<Beat> {
+        let beat = self.say(shared, connection, LIFE, deadline).await?;
+        shared.replicas.store(beat.replicas.max(1), Ordering::Relaxed);
+        Ok(beat)
+    }
+
+    async fn say(
+        &self,
+        shared: &Shared,
+        connection: &MultiplexedConnection,
+        life: Duration,
+        deadline: Duration,
+    ) -> RedisResult<Beat> {
+        let tag = tag(&shared.options.prefix);
+        let keys = [format!("{tag}:replicas"), format!("{tag}:epoch")];
+        let mut command = SCRIPTS.beat.call(&keys.each_ref().map(String::as_str));
+        command.arg(shared.shift.load(Ordering::Relaxed)).arg(&shared.replica).arg(millis(life)).arg(fastrand::u64(1..1 << 50));
+        let answer = within(deadline, &SCRIPTS.beat, connection, command).await?;
+        let (ms, replicas, epoch) = <(i64, u64, u64)>::from_redis_value(answer)?;
+        shared.set_clock(ms);
+        Ok(Beat { replicas, epoch })
+    }
+
+    /// Tells Redis what this replica let pass and Redis does not know; everything of the last minute if Redis forgot it.
+    async fn report(&self, shared: &Shared, connection: &MultiplexedConnection, everything: bool) -> RedisResult<()> {
+        for cell in shared.ledgers.cells() {
+            let now = slot_of(shared.clock.now_ms());
+            let told = cell.lock().tell(everything, now);
+            for told in told.chunks(BATCH) {
+                let mut command = SCRIPTS.report.call(&[&cell.keys.window]);
+                command.arg(shared.shift.load(Ordering::Relaxed));
+                for Told { slot, requests, tokens } in told {
+                    command.arg(now.saturating_sub(*slot)).arg(requests).arg(tokens);
+                }
+                if let Err(error) = within(UNHURRIED, &SCRIPTS.report, connection, command).await {
+                    cell.lock().owe(told);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn renew(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<()> {
+        self.renewed = Instant::now();
+        let running: Vec<(String, Vec<_>)> = {
+            let running = shared.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            running.iter().map(|(lease, ledgers)| (shared.lease_name(*lease), ledgers.clone())).collect()
+        };
+        let places: Vec<_> = running
+            .iter()
+            .flat_map(|(lease, ledgers)| ledgers.iter().map(move |ledger| (lease, &ledger.cell.keys.leases)))
+            .collect();
+        for places in places.chunks(BATCH) {
+            let keys: Vec<&str> = places.iter().map(|(_, key)| key.as_str()).collect();
+            let mut command = SCRIPTS.renew.call(&keys);
+            command.arg(shared.shift.load(Ordering::Relaxed)).arg(millis(shared.options.lease));
+            for (lease, _) in places {
+                command.arg(lease);
+            }
+            within(UNHURRIED, &SCRIPTS.renew, connection, command).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Gives back what ended calls held. What was taken in an earlier epoch is gone with it.
+async fn give_back(shared: &Shared, connection: &MultiplexedConnection, backs: &[GiveBack]) -> RedisResult<()> {
+    let entries: Vec<_> = backs.iter().flat_map(|back| back.ledgers.iter().map(move |ledger| (back, ledger))).collect();
+    for entries in entries.chunks(BATCH) {
+        let keys: Vec<&str> = entries
+            .iter()
+            .flat_map(|(_, ledger)| [&ledger.cell.keys.window, &ledger.cell.keys.leases])
+            .map(String::as_str)
+            .collect();
+        let mut command = SCRIPTS.give_back.call(&keys);
+        command.arg(shared.shift.load(Ordering::Relaxed));
+        for (back, ledger) in entries {
+            let known = i64::from(shared.knows(&back.grant));
+            let tokens = if ledger.rule.tokens_per_minute.is_some() { back.tokens } else { 0 };
+            command.arg(back.grant.slot).arg(known * back.requests).arg(known * tokens).arg(shared.lease_name(back.grant.lease));
+        }
+        within(UNHURRIED, &SCRIPTS.give_back, connection, command).await?;
+    }
+    Ok(())
+}
+
+async fn within(deadline: Duration, script: &Script, connection: &MultiplexedConnection, command: Cmd) -> RedisResult<Value> {
+    timeout(deadline, script.run(connection.clone(), command)).await.map_err(|_| late("a script"))?
+}
+
+fn late(what: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::Io, "no answer within the deadline", what.to_owned()))
+}
+
+/// The same account on another node of a cluster. All our keys are in one slot, so one other node is all there can be.
+fn at_node(client: &Client, (host, port): &(String, u16)) -> RedisResult<Client> {
+    let info = client.get_connection_info().clone();
+    let address = match info.addr().clone() {
+        ConnectionAddr::Tcp(configured, _) => ConnectionAddr::Tcp(named(host, configured), *port),
+        ConnectionAddr::TcpTls { host: configured, insecure, tls_params, .. } => {
+            ConnectionAddr::TcpTls { host: named(host, configured), port: *port, insecure, tls_params }
+        }
+        other => other,
+    };
+    Client::open(info.set_addr(address))
+}
+
+/// A cluster that does not know its own address names none, and means the one that was asked.
+fn named(host: &str, configured: String) -> String {
+    if host.is_empty() { configured } else { host.to_owned() }
+}

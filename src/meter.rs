@@ -1,0 +1,131 @@
+//! Opens a usage record before an attempt, watches it, closes it: every attempt settles exactly once,
+//! whatever happens, because the guard exists before the attempt is sent and its `Drop` settles.
+//! It must not know wires, sockets, limits or why an attempt was made; it is told and it counts.
+
+mod account;
+mod call;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+pub use account::Account;
+pub use call::{Call, Facts, OnEnd, OnSettled};
+
+use providers::Usage;
+
+use crate::metrics::Metrics;
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// The answer was complete.
+    Completed,
+    /// The client left.
+    ClientDisconnect,
+    /// The provider broke off.
+    UpstreamTruncated,
+    /// The provider refused or reported an error.
+    UpstreamError,
+    /// The provider was silent for too long.
+    Timeout,
+    /// The gateway stopped.
+    GatewayShutdown,
+}
+
+impl Outcome {
+    /// Every outcome.
+    pub const ALL: [Self; 6] = [
+        Self::Completed,
+        Self::ClientDisconnect,
+        Self::UpstreamTruncated,
+        Self::UpstreamError,
+        Self::Timeout,
+        Self::GatewayShutdown,
+    ];
+
+    /// The label in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::ClientDisconnect => "client_disconnect",
+            Self::UpstreamTruncated => "upstream_truncated",
+            Self::UpstreamError => "upstream_error",
+            Self::Timeout => "timeout",
+            Self::GatewayShutdown => "gateway_shutdown",
+        }
+    }
+}
+
+/// Where the numbers of a usage record come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UsageSource {
+    /// The provider's final count.
+    Provider,
+    /// A count the provider gave on the way; what came after it is estimated.
+    Partial,
+    /// Nothing was told; all is estimated.
+    Estimated,
+    /// Nothing was generated or billed.
+    None,
+}
+
+impl UsageSource {
+    /// Every source.
+    pub const ALL: [Self; 4] = [Self::Provider, Self::Partial, Self::Estimated, Self::None];
+
+    /// The label in metrics and logs.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Provider => "provider",
+            Self::Partial => "partial",
+            Self::Estimated => "estimated",
+            Self::None => "none",
+        }
+    }
+}
+
+/// What one attempt used and cost. The one thing that metrics, logs and limits are told.
+#[derive(Clone, Copy, Debug)]
+pub struct UsageRecord {
+    /// How the attempt ended.
+    pub outcome: Outcome,
+    /// Where `usage` comes from.
+    pub source: UsageSource,
+    /// The tokens.
+    pub usage: Usage,
+    /// The cost in 10⁻¹² USD; `None` when the model has no price.
+    pub cost: Option<u64>,
+}
+
+/// Opens the record of every call.
+#[derive(Clone, Debug)]
+pub struct Meter {
+    metrics: Arc<Metrics>,
+    stopping: Arc<AtomicBool>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Meter {
+    /// A meter that counts in `metrics`.
+    #[must_use]
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, stopping: Arc::default(), running: Arc::default() }
+    }
+
+    /// From now on, what is dropped unfinished was ended by the gateway, not by its client.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+
+    /// Calls that are not over.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+}

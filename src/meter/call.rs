@@ -1,0 +1,392 @@
+//! The guard of one client call: it holds the attempt that is running, if any, and is told what
+//! happens. When it is dropped everything is settled, counted and logged, once.
+//! It must not know how an answer is made or sent.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use providers::{ChatRequest, Kind, Usage};
+
+use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
+use crate::metrics::{CountGauge, KeyMetrics};
+use crate::tokens::Sample;
+
+/// The status that is counted for a client that left before it was answered; nginx's.
+const CLIENT_LEFT: u16 = 499;
+
+/// What is known of a call when it arrives.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// Its id.
+    pub request_id: String,
+    /// Its HTTP method.
+    pub method: &'static str,
+    /// The route it matched; a metric label.
+    pub endpoint: &'static str,
+}
+
+/// Whoever must be told how many tokens a call used in all, when it is over.
+pub type OnEnd = Box<dyn FnOnce(u64) + Send>;
+
+/// Whoever must be told how many tokens one attempt used, when it is settled.
+pub type OnSettled = Option<OnEnd>;
+
+/// One call of a client, from its arrival to the last byte of its answer.
+pub struct Call {
+    meter: Meter,
+    facts: Facts,
+    arrived: Instant,
+    in_flight: CountGauge,
+    key: Option<Arc<KeyMetrics>>,
+    /// The model label while no target is chosen.
+    requested: String,
+    attempt: Option<Attempt>,
+    /// The account of the last attempt; the labels of the call.
+    account: Option<Arc<Account>>,
+    last: Option<UsageRecord>,
+    attempts: u32,
+    tokens: u64,
+    cost: u64,
+    stream: bool,
+    status: Option<u16>,
+    error_type: Option<&'static str>,
+    has_left: bool,
+    first_token: Option<Duration>,
+    /// Time that was spent waiting for others: the client's body, the provider's answer.
+    not_ours: Duration,
+    on_end: Option<OnEnd>,
+}
+
+/// The attempt that is running.
+struct Attempt {
+    request: Arc<ChatRequest>,
+    on_settled: OnSettled,
+    sent: Instant,
+    answered: Option<Instant>,
+    first_token: Option<Instant>,
+    sample: Sample,
+    usage: Option<Usage>,
+    /// Nothing was generated since `usage` was told.
+    usage_is_fresh: bool,
+    finished: bool,
+    generated: bool,
+}
+
+impl std::fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Call").field("request_id", &self.facts.request_id).finish_non_exhaustive()
+    }
+}
+
+impl Meter {
+    /// Opens the record of a call that arrived now.
+    #[must_use]
+    pub fn call(&self, facts: Facts) -> Call {
+        let in_flight = self.metrics.requests_in_flight.with_label_values(&[facts.endpoint]);
+        in_flight.inc();
+        self.running.fetch_add(1, Ordering::AcqRel);
+        Call {
+            meter: self.clone(),
+            facts,
+            arrived: Instant::now(),
+            in_flight,
+            key: None,
+            requested: String::new(),
+            attempt: None,
+            account: None,
+            last: None,
+            attempts: 0,
+            tokens: 0,
+            cost: 0,
+            stream: false,
+            status: None,
+            error_type: None,
+            has_left: false,
+            first_token: None,
+            not_ours: Duration::ZERO,
+            on_end: None,
+        }
+    }
+}
+
+impl Call {
+    /// The call's id.
+    #[must_use]
+    pub fn request_id(&self) -> &str {
+        &self.facts.request_id
+    }
+
+    /// Who calls.
+    pub fn caller(&mut self, key: Arc<KeyMetrics>) {
+        key.requests.inc();
+        self.key = Some(key);
+    }
+
+    /// The model that was asked for, as far as it may be a label.
+    pub fn requested(&mut self, label: &str) {
+        label.clone_into(&mut self.requested);
+    }
+
+    /// Time that went by waiting for somebody else.
+    pub fn waited(&mut self, time: Duration) {
+        self.not_ours += time;
+    }
+
+    /// Tells `on_end` the tokens used in all, when the call is over.
+    pub fn when_over(&mut self, on_end: OnEnd) {
+        self.on_end = Some(on_end);
+    }
+
+    /// Opens the record of an attempt that is about to be sent.
+    pub fn open(&mut self, account: &Arc<Account>, request: &Arc<ChatRequest>, on_settled: OnSettled) {
+        self.settle(Outcome::UpstreamError);
+        account.metrics.in_flight.inc();
+        self.account = Some(Arc::clone(account));
+        self.attempts += 1;
+        self.attempt = Some(Attempt {
+            request: Arc::clone(request),
+            on_settled,
+            sent: Instant::now(),
+            answered: None,
+            first_token: None,
+            sample: Sample::default(),
+            usage: None,
+            usage_is_fresh: false,
+            finished: false,
+            generated: false,
+        });
+    }
+
+    /// How many attempts were made.
+    #[must_use]
+    pub fn attempts(&self) -> u32 {
+        self.attempts
+    }
+
+    /// What all attempts cost so far, in 10⁻¹² USD; `None` when the last one's model has no price.
+    #[must_use]
+    pub fn cost(&self) -> Option<u64> {
+        self.last.as_ref().and_then(|record| record.cost).map(|_| self.cost)
+    }
+
+    /// The provider has begun to answer (a stream) or has answered (the whole).
+    pub fn heard(&mut self) {
+        if let Some(attempt) = &mut self.attempt {
+            let now = Instant::now();
+            attempt.answered = Some(now);
+            self.not_ours += now - attempt.sent;
+        }
+    }
+
+    /// Something happened in the answer.
+    pub fn event(&mut self, kind: &Kind<'_>) {
+        let Some(attempt) = &mut self.attempt else { return };
+        match kind {
+            Kind::Delta(text) => attempt.delta(text),
+            Kind::Usage(usage) => attempt.usage(*usage),
+            Kind::Finish => attempt.finished = true,
+            Kind::Malformed => {
+                if let Some(account) = &self.account {
+                    account.metrics.malformed.inc();
+                }
+            }
+            Kind::Open | Kind::Error(_) | Kind::Done => {}
+        }
+    }
+
+    /// A whole answer came: its usage, or its text where it has none.
+    pub fn whole(&mut self, usage: Option<Usage>, text: &str) {
+        let Some(attempt) = &mut self.attempt else { return };
+        if usage.is_none() {
+            attempt.sample.push(text);
+            attempt.generated = true;
+        }
+        attempt.finished = true;
+        if let Some(usage) = usage {
+            attempt.usage(usage);
+        }
+    }
+
+    /// Closes the running attempt, if there is one.
+    pub fn settle(&mut self, outcome: Outcome) {
+        let (Some(attempt), Some(account)) = (self.attempt.take(), &self.account) else { return };
+        // An answer that was read to its end for a client that had left is still one that it left.
+        let outcome = if self.has_left && outcome == Outcome::Completed { Outcome::ClientDisconnect } else { outcome };
+        let (usage, source) = attempt.bill(account, outcome);
+        let record = UsageRecord { outcome, source, usage, cost: account.cost(&usage) };
+        account.metrics.in_flight.dec();
+        account.count(&self.meter.metrics, &record, self.key.as_deref());
+        account.metrics.upstream_duration.observe(attempt.sent.elapsed().as_secs_f64());
+        if let Some(first) = attempt.first_token.filter(|_| self.stream) {
+            let wait = first - attempt.sent;
+            self.first_token = Some(wait);
+            account.metrics.first_token.observe(wait.as_secs_f64());
+            if record.usage.output > 1 && outcome == Outcome::Completed {
+                account.metrics.token_gap.observe(first.elapsed().as_secs_f64() / (record.usage.output - 1) as f64);
+            }
+        }
+        if source == UsageSource::Provider && outcome == Outcome::Completed {
+            account.learn(&attempt.request, &attempt.sample, &usage);
+        }
+        let tokens = usage.input + usage.output;
+        if let Some(on_settled) = attempt.on_settled {
+            on_settled(tokens);
+        }
+        self.tokens += tokens;
+        self.cost += record.cost.unwrap_or(0);
+        self.last = Some(record);
+    }
+
+    /// The answer is on its way to the client, with this status.
+    pub fn answered(&mut self, status: u16, stream: bool) {
+        self.status = Some(status);
+        self.stream = stream;
+        let overhead = self.arrived.elapsed().saturating_sub(self.not_ours);
+        self.meter.metrics.overhead.with_label_values(&[self.facts.endpoint]).observe(overhead.as_secs_f64());
+        if let (true, Some(account)) = (stream, &self.account) {
+            account.metrics.streaming.inc();
+        }
+    }
+
+    /// The call failed, as the client sees it; the first word counts.
+    pub fn failed(&mut self, label: &'static str) {
+        self.error_type.get_or_insert(label);
+    }
+
+    /// Whether the client has seen the beginning of its answer.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.status.is_some()
+    }
+
+    /// A stream that the client has seen the beginning of broke.
+    pub fn broke(&mut self, label: &'static str) {
+        if self.error_type.is_none() {
+            self.meter.metrics.stream_aborts.with_label_values(&["upstream"]).inc();
+        }
+        self.failed(label);
+    }
+
+    /// The client left before its answer was complete.
+    pub fn client_left(&mut self) {
+        self.has_left = true;
+        if self.error_type.is_none() {
+            let side = if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" };
+            self.error_type = Some(side);
+            self.meter.metrics.stream_aborts.with_label_values(&["client"]).inc();
+        }
+    }
+
+    fn count(&self) {
+        let metrics = &self.meter.metrics;
+        let Facts { method, endpoint, .. } = self.facts;
+        let (provider, model) = match &self.account {
+            Some(account) => (account.provider.as_str(), account.model.as_str()),
+            None => ("", self.requested.as_str()),
+        };
+        let status = self.status.unwrap_or(CLIENT_LEFT).to_string();
+        metrics.requests.with_label_values(&[provider, model, endpoint, &status, method]).inc();
+        let duration = self.arrived.elapsed().as_secs_f64();
+        metrics.request_duration.with_label_values(&[provider, endpoint, method]).observe(duration);
+        if let Some(error_type) = self.error_type {
+            metrics.errors.with_label_values(&[provider, error_type, endpoint]).inc();
+        }
+    }
+
+    fn log(&self) {
+        let status = self.status.unwrap_or(CLIENT_LEFT);
+        let (provider, model) =
+            self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model));
+        let record = self.last.as_ref();
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: "choreoai",
+                    message = "request completed",
+                    request_id = self.facts.request_id,
+                    method = self.facts.method,
+                    path = self.facts.endpoint,
+                    status_code = status,
+                    duration = self.arrived.elapsed().as_secs_f64(),
+                    provider,
+                    model,
+                    stream = self.stream,
+                    ttft = self.first_token.map(|wait| wait.as_secs_f64()),
+                    input_tokens = record.map(|record| record.usage.input),
+                    output_tokens = record.map(|record| record.usage.output),
+                    cost_usd = record.and_then(|record| record.cost).map(|_| self.cost as f64 / 1e12),
+                    outcome = record.map(|record| record.outcome.label()),
+                    usage_source = record.map(|record| record.source.label()),
+                    error_type = self.error_type,
+                    key = self.key.as_ref().map(|key| key.name.as_str()),
+                    attempt = self.attempts,
+                )
+            };
+        }
+        match (status, self.error_type) {
+            (500.., _) | (200..=299, Some("upstream_stream_error" | "upstream_timeout" | "upstream_error")) => line!(error),
+            (400.., _) => line!(warn),
+            _ => line!(info),
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if self.attempt.is_some() {
+            self.client_left();
+            self.settle(if self.meter.is_stopping() { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
+        }
+        if self.status.is_none() {
+            self.failed(if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" });
+        }
+        self.in_flight.dec();
+        self.meter.running.fetch_sub(1, Ordering::AcqRel);
+        self.count();
+        self.log();
+        if let Some(on_end) = self.on_end.take() {
+            on_end(self.tokens);
+        }
+    }
+}
+
+impl Attempt {
+    fn delta(&mut self, text: &str) {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.generated = true;
+        self.usage_is_fresh = false;
+        self.sample.push(text);
+    }
+
+    fn usage(&mut self, usage: Usage) {
+        self.usage = Some(usage);
+        self.usage_is_fresh = true;
+    }
+
+    /// What this attempt used, and how that is known.
+    fn bill(&self, account: &Account, outcome: Outcome) -> (Usage, UsageSource) {
+        let estimated_output = || account.estimate_output(&self.sample);
+        match self.usage {
+            Some(usage) if outcome == Outcome::Completed || (self.finished && self.usage_is_fresh) => {
+                (usage, UsageSource::Provider)
+            }
+            Some(usage) => (Usage { output: usage.output.max(estimated_output()), ..usage }, UsageSource::Partial),
+            None if !self.generated && self.was_refused(outcome) => (Usage::default(), UsageSource::None),
+            None => {
+                let usage =
+                    Usage { input: account.estimate_input(&self.request), output: estimated_output(), ..Usage::default() };
+                (usage, UsageSource::Estimated)
+            }
+        }
+    }
+
+    /// Whether an attempt that generated nothing was not taken up by the provider at all. A provider
+    /// that was still working when the client or the gateway left, or that was too slow, has read the prompt.
+    fn was_refused(&self, outcome: Outcome) -> bool {
+        match outcome {
+            Outcome::UpstreamError | Outcome::UpstreamTruncated => true,
+            Outcome::Completed | Outcome::ClientDisconnect | Outcome::Timeout | Outcome::GatewayShutdown => false,
+        }
+    }
+}

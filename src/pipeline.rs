@@ -1,0 +1,215 @@
+//! One call, top to bottom: the only control flow. Who is it, what do they want, may they, where does
+//! it go, what came of it.
+//! It must not know any wire, how bytes travel, or how anything is counted.
+
+mod admission;
+mod attempt;
+mod reply;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use providers::{ChatRequest, Endpoint};
+use tokio::time::sleep;
+
+use crate::auth::Caller;
+use crate::config::OnDisconnect;
+use crate::error::{Error, Kind};
+use crate::house::{House, OTHER, Plan};
+use crate::limits::Standing;
+use crate::meter::{Call, Facts};
+use crate::router::order;
+use crate::status::Page;
+use crate::stream::KEEP_ALIVE;
+use attempt::{Reply, Stopped};
+
+/// Where a call came from, and by which route.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// The call's id.
+    pub request_id: String,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The route it matched; a metric label.
+    pub route: &'static str,
+}
+
+/// What a call asks for, once it was let in.
+struct Ask {
+    endpoint: Endpoint,
+    request: Arc<ChatRequest>,
+    plan: Arc<Plan>,
+    standing: Standing,
+    /// The caller's name: whose turn it is in a provider's line.
+    key: String,
+}
+
+/// Answers one call to `endpoint`.
+pub async fn answer(house: Arc<House>, endpoint: Endpoint, arrival: Arrival, request: Request<Body>) -> Response {
+    let mut call = open(&house, &arrival);
+    match let_in(&house, endpoint, request, arrival.address, &mut call).await {
+        Ok(ask) => carry_out(house, ask, call).await,
+        Err(error) => reply::refused(call, &error),
+    }
+}
+
+/// Answers a call that asks nothing of a provider: `respond` says what, for whoever may call.
+pub fn answer_here(
+    house: &House,
+    arrival: &Arrival,
+    request: &Request<Body>,
+    respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
+) -> Response {
+    let mut call = open(house, arrival);
+    let caller = house.auth.identify(request.headers(), arrival.address);
+    match caller.and_then(|caller| respond(caller.as_deref())) {
+        Ok(body) => reply::here(call, body),
+        Err(error) => {
+            call.requested(OTHER);
+            reply::refused(call, &error)
+        }
+    }
+}
+
+/// Answers with a page that anyone may see.
+pub fn answer_anyone(house: &House, arrival: &Arrival, page: Page) -> Response {
+    reply::page(open(house, arrival), page)
+}
+
+/// Answers what is no call at all, counted all the same.
+pub fn refuse(house: &House, arrival: &Arrival, error: &Error) -> Response {
+    reply::refused(open(house, arrival), error)
+}
+
+/// The answer when a request made the gateway stumble.
+#[must_use]
+pub fn reply_to_panic() -> Response {
+    reply::plain(&Error::new(Kind::Internal, "the gateway failed; the failure is logged"))
+}
+
+/// A refusal of what was never a call.
+#[must_use]
+pub fn plain_refusal(error: &Error) -> Response {
+    reply::plain(error)
+}
+
+fn open(house: &House, arrival: &Arrival) -> Call {
+    let Arrival { request_id, method, route, .. } = arrival.clone();
+    house.meter.call(Facts { request_id, method, endpoint: route })
+}
+
+/// Everything that can refuse a call before it costs anything, in order.
+async fn let_in(
+    house: &House,
+    endpoint: Endpoint,
+    request: Request<Body>,
+    address: IpAddr,
+    call: &mut Call,
+) -> Result<Ask, Error> {
+    call.requested(OTHER);
+    let caller = house.auth.identify(request.headers(), address)?;
+    if let Some(caller) = &caller {
+        call.caller(Arc::clone(&caller.metrics));
+    }
+    let began = Instant::now();
+    let body = read_body(house, request.into_body()).await?;
+    call.waited(began.elapsed());
+    let request = ChatRequest::parse(body, endpoint)?;
+    if caller.as_ref().is_some_and(|caller| !caller.may_call(&request.model)) {
+        return Err(Error::new(Kind::Forbidden, "this API key may not call this model").param("model"));
+    }
+    let plan = house.plan(&request.model).ok_or_else(|| unknown_model(&request.model))?;
+    call.requested(&plan.label);
+    if plan.is_refused_by(house.config.unpriced) {
+        return Err(
+            Error::new(Kind::Forbidden, "this model has no price here, and calls without a price are refused").param("model")
+        );
+    }
+    let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
+    let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
+    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key })
+}
+
+fn unknown_model(model: &str) -> Error {
+    let shown: String = model.chars().filter(|letter| !letter.is_control()).take(100).collect();
+    Error::new(Kind::ModelNotFound, format!("the model `{shown}` does not exist here; GET /v1/models lists those that do"))
+        .param("model")
+}
+
+async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {
+    let limit = house.config.server.max_body_bytes;
+    let reading = tokio::time::timeout(house.config.server.body_timeout, Limited::new(body, limit).collect());
+    let slow = |_| Error::new(Kind::SlowRequest, "the request body did not arrive in time");
+    let collected = reading.await.map_err(slow)?.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            return Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
+        }
+        Error::new(Kind::InvalidRequest, "the request body could not be read")
+    });
+    Ok(collected?.to_bytes())
+}
+
+/// Runs the attempts and answers with what came of them. A stream that is long in coming is begun
+/// with comments, so that nobody on the way takes it for dead.
+async fn carry_out(house: Arc<House>, ask: Ask, call: Call) -> Response {
+    let standing = ask.standing;
+    if !ask.request.stream {
+        return match keep_going(house, ask, call).await {
+            Ok(reply) => reply::begun(reply, &standing),
+            Err(stopped) => reply::stopped(stopped),
+        };
+    }
+    let mut running = Box::pin(keep_going(house, ask, call));
+    tokio::select! {
+        biased;
+        ran = &mut running => match ran {
+            Ok(reply) => reply::begun(reply, &standing),
+            Err(stopped) => reply::stopped(stopped),
+        },
+        () = sleep(KEEP_ALIVE) => reply::late(running, &standing),
+    }
+}
+
+/// The attempts; where a provider is to be drained they go on although the client leaves.
+async fn keep_going(house: Arc<House>, ask: Ask, call: Call) -> Result<Reply, Stopped> {
+    let drains = ask.plan.lanes.iter().any(|place| place.target.provider.config.on_disconnect == OnDisconnect::Drain);
+    if !drains {
+        return run(&house, &ask, call).await;
+    }
+    let task = tokio::spawn(async move { run(&house, &ask, call).await });
+    task.await.unwrap_or(Err(Stopped::lost()))
+}
+
+/// Tries the targets in order, each as often as its provider's rule says, until one answers.
+async fn run(house: &House, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
+    let lanes = order(&ask.plan.lanes, ask.plan.balance, |lane| Arc::clone(&lane.target));
+    let mut last = Error::new(Kind::UpstreamUnavailable, "no provider for this model is available");
+    let mut came_from: Option<(&str, &'static str)> = None;
+    for lane in &lanes {
+        if let Some((provider, reason)) = came_from.take() {
+            let to = &lane.provider.config.name;
+            house.metrics.fallbacks.with_label_values(&[provider, to, reason]).inc();
+        }
+        match attempt::on_lane(house, ask, lane, call).await {
+            Ok(reply) => return Ok(reply),
+            Err(stopped) if stopped.is_final => return Err(stopped),
+            Err(stopped) => {
+                came_from = Some((&lane.provider.config.name, stopped.error.label()));
+                last = stopped.error;
+                match stopped.call {
+                    Some(returned) => call = *returned,
+                    None => return Err(Stopped::lost()),
+                }
+            }
+        }
+    }
+    Err(Stopped { call: Some(Box::new(call)), error: last, is_final: true })
+}

@@ -1,0 +1,100 @@
+//! May this call run now: its ledgers are asked once, and told what it used when it is over.
+//! It must not know how limits are counted.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use providers::ChatRequest;
+
+use crate::auth::Caller;
+use crate::error::{Error, Kind};
+use crate::house::{House, Plan};
+use crate::limits::{Denied, Reason, Standing, Window};
+use crate::meter::Call;
+
+/// How long a client is told to wait when no wait can help: the span of all limits.
+const A_WHOLE_SPAN: Duration = Duration::from_secs(60);
+
+/// Takes the call from all its ledgers or from none.
+pub(super) async fn admit(
+    house: &House,
+    caller: Option<&Caller>,
+    request: &ChatRequest,
+    plan: &Plan,
+    call: &mut Call,
+) -> Result<Standing, Error> {
+    let ledgers = house.ledgers(caller, &request.model, plan);
+    if ledgers.is_empty() {
+        return Ok(Standing::default());
+    }
+    let account = plan.lanes.first().map(|place| &place.target.account);
+    let tokens = account.map_or(0, |account| account.reservation(request));
+    let mut permit = house.limits.admit(&ledgers, tokens).await.map_err(|denied| refusal(house, &denied))?;
+    let standing = permit.standing();
+    call.when_over(Box::new(move |used| permit.settle(used)));
+    Ok(standing)
+}
+
+/// A refusal by one of the gateway's limits, counted and worded.
+pub(super) fn refusal(house: &House, denied: &Denied) -> Error {
+    let (scope, limit) = (denied.scope.label(), denied.limit.label());
+    house.metrics.rate_limit_hits.with_label_values(&[scope, limit]).inc();
+    let message = match denied.reason {
+        Reason::Exhausted => format!("the gateway's {limit} limit of {scope} `{}` is reached", denied.rule),
+        Reason::TooLarge => {
+            format!("this call alone asks for more than the gateway's {limit} limit of {scope} `{}`", denied.rule)
+        }
+        Reason::Unavailable => "the gateway cannot count limits at the moment, and is told to refuse then".to_owned(),
+    };
+    let error = Error::new(Kind::RateLimited, message).retry_after(denied.retry_after.or(Some(A_WHOLE_SPAN)));
+    let headers = headers(&denied.standing);
+    headers
+        .into_iter()
+        .filter_map(|(name, value)| Some((name?, value)))
+        .fold(error, |error, (name, value)| error.header(name, value))
+}
+
+/// The room left, as OpenAI's `x-ratelimit-*` headers say it.
+pub(super) fn headers(standing: &Standing) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let mut window = |window: &Option<Window>, names: [&'static str; 3]| {
+        let Some(window) = window else { return };
+        let [limit, remaining, reset] = names.map(HeaderName::from_static);
+        headers.insert(limit, HeaderValue::from(window.limit));
+        headers.insert(remaining, HeaderValue::from(window.remaining));
+        if let Ok(text) = HeaderValue::from_str(&span(window.reset)) {
+            headers.insert(reset, text);
+        }
+    };
+    window(&standing.requests, ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]);
+    window(&standing.tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]);
+    headers
+}
+
+/// A span as OpenAI writes it: `6ms`, `1.5s`, `1m2s`.
+fn span(time: Duration) -> String {
+    let millis = time.as_millis();
+    let seconds = |millis: u128| match millis % 1000 {
+        0 => format!("{}s", millis / 1000),
+        rest => format!("{}.{rest:03}s", millis / 1000),
+    };
+    match millis {
+        0..1000 => format!("{millis}ms"),
+        1000..60_000 => seconds(millis),
+        _ => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_written_as_openai_writes_them() {
+        let cases =
+            [(0, "0ms"), (6, "6ms"), (999, "999ms"), (1000, "1s"), (1500, "1.500s"), (60_000, "1m0s"), (62_300, "1m2.300s")];
+        for (millis, text) in cases {
+            assert_eq!(span(Duration::from_millis(millis)), text);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What came of a call, as an HTTP answer: headers, bodies, streams and errors.
+//! It must not know why it came to that.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::Pin;
+
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use tokio::time::sleep;
+
+use super::admission;
+use super::attempt::{About, Reply, Stopped, Watched};
+use crate::error::Error;
+use crate::limits::Standing;
+use crate::meter::Call;
+use crate::status::Page;
+use crate::stream::{COMMENT, KEEP_ALIVE, Pump};
+use crate::upstream;
+
+const PROVIDER: HeaderName = HeaderName::from_static("x-choreoai-provider");
+const MODEL: HeaderName = HeaderName::from_static("x-choreoai-model");
+const ATTEMPTS: HeaderName = HeaderName::from_static("x-choreoai-attempts");
+const COST: HeaderName = HeaderName::from_static("x-choreoai-cost-usd");
+const DROPPED: HeaderName = HeaderName::from_static("x-choreoai-dropped");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
+
+/// Attempts that are still running.
+type Running = Pin<Box<dyn Future<Output = Result<Reply, Stopped>> + Send>>;
+
+/// A call that was refused before any attempt.
+pub(super) fn refused(mut call: Call, error: &Error) -> Response {
+    call.failed(error.label());
+    call.answered(error.status().as_u16(), false);
+    with(error.status(), error.headers(), Body::from(error.body()))
+}
+
+/// A call that the gateway answered itself.
+pub(super) fn here(mut call: Call, body: Bytes) -> Response {
+    call.answered(StatusCode::OK.as_u16(), false);
+    with(StatusCode::OK, HeaderMap::from_iter([(CONTENT_TYPE, JSON)]), Body::from(body))
+}
+
+/// A page about the gateway itself.
+pub(super) fn page(mut call: Call, page: Page) -> Response {
+    call.answered(page.status.as_u16(), false);
+    with(page.status, page.headers, Body::from(page.body))
+}
+
+/// An error that belongs to no call.
+pub(super) fn plain(error: &Error) -> Response {
+    with(error.status(), error.headers(), Body::from(error.body()))
+}
+
+/// A call that no target answered.
+pub(super) fn stopped(stopped: Stopped) -> Response {
+    match stopped.call {
+        Some(call) => refused(*call, &stopped.error),
+        None => plain(&stopped.error),
+    }
+}
+
+/// An answer that has begun.
+pub(super) fn begun(reply: Reply, standing: &Standing) -> Response {
+    let mut headers = admission::headers(standing);
+    match reply {
+        Reply::Whole { body, about, mut call } => {
+            call.answered(StatusCode::OK.as_u16(), false);
+            headers.insert(CONTENT_TYPE, JSON);
+            describe(&mut headers, &about);
+            with(StatusCode::OK, headers, Body::from(body))
+        }
+        Reply::Stream { mut pump, about } => {
+            pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), true));
+            event_stream(&mut headers);
+            describe(&mut headers, &about);
+            with(StatusCode::OK, headers, Body::from_stream(unfold(pump, next)))
+        }
+    }
+}
+
+/// An answer that is long in coming: comments until it does, then itself or the error.
+pub(super) fn late(running: Running, standing: &Standing) -> Response {
+    let mut headers = admission::headers(standing);
+    event_stream(&mut headers);
+    // The first comment goes out at once: it carries the head of the answer.
+    let body =
+        unfold(Late::First(running), |late| async { late.next().await.map(|(bytes, late)| (Ok::<_, Infallible>(bytes), late)) });
+    with(StatusCode::OK, headers, Body::from_stream(body))
+}
+
+enum Late {
+    First(Running),
+    Waiting(Running),
+    Streaming(Box<Pump<upstream::Answer, Watched>>),
+    Over,
+}
+
+impl Late {
+    async fn next(self) -> Option<(Bytes, Self)> {
+        let comment = Bytes::from_static(COMMENT);
+        match self {
+            Self::First(running) => Some((comment, Self::Waiting(running))),
+            Self::Waiting(mut running) => {
+                tokio::select! {
+                    biased;
+                    ran = &mut running => Self::came(ran).await,
+                    () = sleep(KEEP_ALIVE) => Some((comment, Self::Waiting(running))),
+                }
+            }
+            Self::Streaming(mut pump) => pump.next().await.map(|bytes| (bytes, Self::Streaming(pump))),
+            Self::Over => None,
+        }
+    }
+
+    async fn came(ran: Result<Reply, Stopped>) -> Option<(Bytes, Self)> {
+        match ran {
+            Ok(Reply::Stream { mut pump, .. }) => {
+                pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), true));
+                pump.next().await.map(|bytes| (bytes, Self::Streaming(pump)))
+            }
+            Ok(Reply::Whole { .. }) => None,
+            Err(stopped) => {
+                if let Some(mut call) = stopped.call {
+                    call.answered(StatusCode::OK.as_u16(), true);
+                    call.broke(stopped.error.label());
+                }
+                Some((stopped.error.event(), Self::Over))
+            }
+        }
+    }
+}
+
+async fn next(
+    mut pump: Box<Pump<upstream::Answer, Watched>>,
+) -> Option<(Result<Bytes, Infallible>, Box<Pump<upstream::Answer, Watched>>)> {
+    pump.next().await.map(|bytes| (Ok(bytes), pump))
+}
+
+fn event_stream(headers: &mut HeaderMap) {
+    headers.insert(CONTENT_TYPE, EVENTS);
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // Tells nginx, which many put before a gateway, not to hold events back.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+}
+
+fn describe(headers: &mut HeaderMap, about: &About) {
+    let mut text = |name: HeaderName, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    text(PROVIDER, &about.provider);
+    text(MODEL, &about.model);
+    if let Some(cost) = about.cost {
+        text(COST, &usd(cost));
+    }
+    if !about.dropped.is_empty() {
+        text(DROPPED, &about.dropped.join(", "));
+    }
+    headers.insert(ATTEMPTS, HeaderValue::from(about.attempts));
+}
+
+/// 10⁻¹² USD as an exact decimal.
+fn usd(pico: u64) -> String {
+    let text = format!("{}.{:012}", pico / 1_000_000_000_000, pico % 1_000_000_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_is_an_exact_decimal() {
+        assert_eq!(usd(0), "0");
+        assert_eq!(usd(1), "0.000000000001");
+        assert_eq!(usd(2_500_000_000_000), "2.5");
+    }
+}

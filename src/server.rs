@@ -1,0 +1,210 @@
+//! Sockets: accepts connections, speaks HTTP/1.1 and HTTP/2 on them, gives every request its id and
+//! its client's address, and ends politely.
+//! It must not know any path, or what an answer says.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tower::ServiceExt;
+
+use crate::app::{self, App};
+use crate::metrics::CountGauge;
+
+/// How long a client may take to send the head of a request, or to send another one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Streams at once on one HTTP/2 connection.
+const MAX_H2_STREAMS: u32 = 1024;
+/// How long connections are given to end by themselves when no call is running any more.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How often it is looked whether the last call has ended.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Pause after an accept that failed, e.g. for want of file descriptors.
+const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
+/// The longest request id of a client that is taken over.
+const MAX_REQUEST_ID: usize = 128;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// Where a request came from; rides with it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Its id: the client's own when it is sane, else a new one.
+    pub request_id: String,
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+impl Default for Origin {
+    fn default() -> Self {
+        Self { request_id: new_request_id(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
+    }
+}
+
+/// Serves until `shutdown` is ready, then lets running calls finish within the grace. While they do,
+/// new calls are refused and `/ready` says so.
+///
+/// # Errors
+/// When the listener fails for good.
+pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let (closing, closed) = watch::channel(false);
+    let server = Server { routes: app::routes(&app), app: app.clone(), closed };
+    let mut connections = JoinSet::new();
+    let mut shutdown = std::pin::pin!(shutdown);
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            () = server.accept(&listener, &mut connections) => {}
+        }
+    }
+    app.is_leaving.store(true, Ordering::Release);
+    let grace = app.house.config.server.shutdown_grace;
+    let until = Instant::now() + grace;
+    tracing::info!(target: "choreoai", running = app.house.meter.running(), "shutting down");
+    while app.house.meter.running() > 0 && Instant::now() < until {
+        tokio::select! {
+            () = sleep(LOOK_EVERY) => {}
+            () = server.accept(&listener, &mut connections) => {}
+        }
+    }
+    drop(listener);
+    app.house.meter.stop();
+    let _ = closing.send(true);
+    let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
+    connections.shutdown().await;
+    Ok(())
+}
+
+struct Server {
+    routes: Router,
+    app: App,
+    closed: watch::Receiver<bool>,
+}
+
+impl Server {
+    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                while connections.try_join_next().is_some() {}
+                connections.spawn(connection(stream, peer, self.routes.clone(), self.app.clone(), self.closed.clone()));
+            }
+            Err(error) => {
+                tracing::warn!(target: "choreoai", %error, "a connection could not be accepted");
+                sleep(AFTER_FAILED_ACCEPT).await;
+            }
+        }
+    }
+}
+
+/// Counts a connection while it is open.
+struct Open(CountGauge);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: App, mut closed: watch::Receiver<bool>) {
+    let gauge = app.house.metrics.active_connections.clone();
+    gauge.inc();
+    let _open = Open(gauge);
+    // Small events must not wait for an acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let service =
+        service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), Arc::clone(&app.house)));
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
+    let serving = builder.serve_connection(TokioIo::new(stream), service);
+    let mut serving = std::pin::pin!(serving);
+    loop {
+        tokio::select! {
+            biased;
+            _ = serving.as_mut() => return,
+            _ = closed.changed() => serving.as_mut().graceful_shutdown(),
+        }
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    peer: IpAddr,
+    routes: Router,
+    house: Arc<crate::house::House>,
+) -> Result<Response, Infallible> {
+    let mut request = request.map(Body::new);
+    let address = client_address(request.headers(), peer, &house.config.server.trusted_proxies);
+    let request_id = request_id(request.headers());
+    let header = HeaderValue::from_str(&request_id);
+    request.extensions_mut().insert(Origin { request_id, address });
+    let mut response = routes.oneshot(request).await?;
+    if let Ok(header) = header {
+        response.headers_mut().insert(REQUEST_ID, header);
+    }
+    Ok(response)
+}
+
+/// The address before the last trusted proxy.
+fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> IpAddr {
+    if !trusted.contains(&peer) {
+        return peer;
+    }
+    let hops = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    let hops: Vec<IpAddr> = hops.filter_map(|hop| hop.trim().parse().ok()).collect();
+    hops.into_iter().rev().find(|hop| !trusted.contains(hop)).unwrap_or(peer)
+}
+
+/// The client's own id when it is short and plain, else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let is_sane = |id: &&str| {
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(is_plain)
+    };
+    let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_sane);
+    own.map_or_else(new_request_id, str::to_owned)
+}
+
+fn new_request_id() -> String {
+    format!("req_{:032x}", fastrand::u128(..))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_trusted_proxies_are_believed() {
+        let mut headers = HeaderMap::new();
+        headers.insert(FORWARDED_FOR, HeaderValue::from_static("6.6.6.6, 203.0.113.9, 10.0.0.2"));
+        let address = |text: &str| text.parse::<IpAddr>().unwrap();
+        let trusted = [address("10.0.0.1"), address("10.0.0.2")];
+        assert_eq!(client_address(&headers, address("198.51.100.7"), &trusted), address("198.51.100.7"));
+        assert_eq!(client_address(&headers, address("10.0.0.1"), &trusted), address("203.0.113.9"));
+    }
+
+    #[test]
+    fn sane_request_ids_are_echoed_and_others_replaced() {
+        let with = |id: &'static str| HeaderMap::from_iter([(REQUEST_ID, HeaderValue::from_static(id))]);
+        assert_eq!(request_id(&with("abc-1.2_3")), "abc-1.2_3");
+        assert!(request_id(&with("a b")).starts_with("req_"));
+        assert!(request_id(&HeaderMap::new()).starts_with("req_"));
+    }
+}

@@ -1,0 +1,103 @@
+//! What the gateway tells about itself: health, readiness, metrics, and the models it can route.
+//! It must not know how a call runs.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, StatusCode};
+use serde_json::{Value, json};
+
+use crate::app::App;
+use crate::auth::Caller;
+use crate::error::{Error, Kind};
+use crate::house::House;
+
+/// A page about the gateway itself.
+#[derive(Debug)]
+pub struct Page {
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Page {
+    fn json(status: StatusCode, body: &Value) -> Self {
+        Self::new(status, "application/json", Bytes::from(body.to_string()))
+    }
+
+    fn new(status: StatusCode, kind: &'static str, body: Bytes) -> Self {
+        Self { status, headers: HeaderMap::from_iter([(CONTENT_TYPE, HeaderValue::from_static(kind))]), body }
+    }
+}
+
+/// `GET /health`: what is well and what is not; 503 when no call could be answered.
+#[must_use]
+pub fn health(app: &App) -> Page {
+    let can_route = app.house.can_route();
+    let is_leaving = app.is_leaving.load(Ordering::Acquire);
+    let word = |is_well: bool| if is_well { "ok" } else { "failing" };
+    let body = json!({
+        "status": if !can_route { "unhealthy" } else if is_leaving { "draining" } else { "healthy" },
+        "timestamp": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+        "version": env!("CARGO_PKG_VERSION"),
+        "checks": {"upstreams": {"status": word(can_route)}, "metering": {"status": "ok"}},
+    });
+    Page::json(if can_route { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// `GET /ready`: whether new calls are welcome.
+#[must_use]
+pub fn ready(app: &App) -> Page {
+    let is_ready = app.house.can_route() && !app.is_leaving.load(Ordering::Acquire);
+    let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Page::json(status, &json!({"ready": is_ready}))
+}
+
+/// `GET /live`: the process answers.
+#[must_use]
+pub fn live() -> Page {
+    Page::json(StatusCode::OK, &json!({"alive": true}))
+}
+
+/// `GET /metrics`
+#[must_use]
+pub fn metrics(house: &House) -> Page {
+    Page::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(house.metrics.text()))
+}
+
+/// `GET /v1/models`: the models that this caller may call.
+#[must_use]
+pub fn models(house: &House, caller: Option<&Caller>) -> Bytes {
+    let listed = house.listed_models();
+    let allowed = listed.iter().filter(|(name, _)| caller.is_none_or(|caller| caller.may_call(name)));
+    let data: Vec<Value> = allowed.map(|(name, owner)| describe(name, owner)).collect();
+    Bytes::from(json!({"object": "list", "data": data}).to_string())
+}
+
+/// `GET /v1/models/{id}`
+///
+/// # Errors
+/// `ModelNotFound` when it cannot be routed or this caller may not call it.
+pub fn model(house: &House, caller: Option<&Caller>, id: &str) -> Result<Bytes, Error> {
+    let is_allowed = caller.is_none_or(|caller| caller.may_call(id));
+    let plan = house.plan(id).filter(|_| is_allowed);
+    let plan = plan.ok_or_else(|| Error::new(Kind::ModelNotFound, "this model does not exist here").param("model"))?;
+    let owner = plan.lanes.first().map_or("", |place| &place.target.provider.config.name);
+    Ok(Bytes::from(describe(id, owner).to_string()))
+}
+
+fn describe(name: &str, owner: &str) -> Value {
+    json!({"id": name, "object": "model", "created": 0, "owned_by": owner})
+}
+
+/// The refusal of a call that comes while the gateway is leaving.
+#[must_use]
+pub fn leaving() -> Error {
+    Error::new(Kind::ShuttingDown, "this gateway is shutting down; call again and another one answers")
+        .retry_after(Some(Duration::from_secs(1)))
+}

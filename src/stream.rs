@@ -1,0 +1,322 @@
+//! The pump: upstream bytes → frames → events → client bytes. It keeps a stream whole: it times what
+//! is silent, keeps idle clients alive with comments, ends what was cut with an error, and reads on
+//! for a client that left when it is told to.
+//! It must not know HTTP clients, metering or money: it is given a [`Source`] and tells a [`Watch`].
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use providers::frames::{Decoder, Frame, Framing};
+use providers::{Event, Kind, StreamTranslator, UpstreamError};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::error::{self, Error};
+
+/// How long a client may see nothing before it gets a comment line.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// The comment line: clients skip it, proxies count it as life.
+pub const COMMENT: &[u8] = b": keep-alive\n\n";
+/// How long the connection is given to end by itself after the answer is complete, so that it can be used again.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// Where a stream's bytes come from.
+pub trait Source: Send + 'static {
+    /// The next bytes, `None` at the clean end, `Err` when the connection broke.
+    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ()>> + Send;
+}
+
+/// Who is told what a stream does.
+pub trait Watch: Send + 'static {
+    /// Something happened.
+    fn event(&mut self, kind: &Kind<'_>);
+    /// The attempt is over; told once at most.
+    fn end(&mut self, end: End);
+    /// The client has left and the rest is read for the count alone.
+    fn client_left(&mut self);
+}
+
+/// How a stream ended.
+#[derive(Clone, Debug)]
+pub enum End {
+    /// Complete.
+    Complete,
+    /// The provider ended or broke it before it was complete.
+    Truncated,
+    /// The provider reported an error.
+    Failed(UpstreamError),
+    /// Nothing came in time.
+    TimedOut,
+}
+
+impl End {
+    /// What the client is told, unless all is well.
+    #[must_use]
+    pub fn error(&self) -> Option<Error> {
+        match self {
+            Self::Complete => None,
+            Self::Truncated => {
+                Some(Error::new(error::Kind::UpstreamStream, "the provider ended the stream before it was complete"))
+            }
+            Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
+            Self::Failed(error) => Some(Error::from(error.clone())),
+        }
+    }
+}
+
+/// What a stream is given.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The longest silence of the provider.
+    pub idle: Duration,
+    /// When the attempt must be over.
+    pub deadline: Instant,
+    /// How long to read on for a client that left; `None` is not at all.
+    pub drain: Option<Duration>,
+}
+
+/// One streamed answer on its way. Dropping it settles it: the client left, or the gateway does.
+pub struct Pump<S: Source, W: Watch>(Option<Flow<S, W>>);
+
+struct Flow<S, W> {
+    source: S,
+    decoder: Decoder,
+    translator: Box<dyn StreamTranslator>,
+    watch: W,
+    limits: Limits,
+    state: State,
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What the events said so far.
+struct State {
+    out: BytesMut,
+    has_content: bool,
+    end: Option<End>,
+    heard_at: Instant,
+    told_at: Instant,
+}
+
+impl<S, W> std::fmt::Debug for Parts<S, W> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Parts")
+    }
+}
+
+impl<S: Source, W: Watch> std::fmt::Debug for Pump<S, W> {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Pump")
+    }
+}
+
+/// What a stream is made of.
+pub struct Parts<S, W> {
+    /// Where its bytes come from.
+    pub source: S,
+    /// How they are divided into frames.
+    pub framing: Framing,
+    /// What the frames mean.
+    pub translator: Box<dyn StreamTranslator>,
+    /// Who is told.
+    pub watch: W,
+    /// What it is given.
+    pub limits: Limits,
+}
+
+impl<S: Source, W: Watch> Pump<S, W> {
+    /// Reads until something was generated or the stream is over; nothing is given out yet. A stream
+    /// that failed without content gives its watcher back, so that another target may be tried.
+    ///
+    /// # Errors
+    /// The watcher, and how the stream ended, when it did so without content and not complete.
+    pub async fn begin(parts: Parts<S, W>) -> Result<Self, (W, End)> {
+        let mut flow = Flow::new(parts);
+        while !flow.state.has_content && flow.state.end.is_none() {
+            flow.read().await;
+        }
+        match flow.state.end.clone() {
+            Some(end) if !flow.state.has_content && !matches!(end, End::Complete) => Err((flow.watch, end)),
+            _ => Ok(Self(Some(flow))),
+        }
+    }
+
+    /// Tells the watcher something, while there is one.
+    pub fn watch_mut(&mut self, tell: impl FnOnce(&mut W)) {
+        if let Some(flow) = &mut self.0 {
+            tell(&mut flow.watch);
+        }
+    }
+
+    /// The next bytes for the client; `None` when all was said.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        let flow = self.0.as_mut()?;
+        loop {
+            if !flow.state.out.is_empty() {
+                flow.state.told_at = flow.state.heard_at;
+                return Some(flow.state.out.split().freeze());
+            }
+            if flow.state.end.is_some() {
+                flow.linger().await;
+                self.0 = None;
+                return None;
+            }
+            flow.read().await;
+        }
+    }
+}
+
+impl<S: Source, W: Watch> Drop for Pump<S, W> {
+    fn drop(&mut self) {
+        let Some(mut flow) = self.0.take() else { return };
+        if flow.state.end.is_some() {
+            return;
+        }
+        flow.watch.client_left();
+        if let (Some(patience), Ok(runtime)) = (flow.limits.drain, tokio::runtime::Handle::try_current()) {
+            runtime.spawn(flow.drain(patience));
+        }
+    }
+}
+
+impl<S: Source, W: Watch> Flow<S, W> {
+    fn new(parts: Parts<S, W>) -> Self {
+        let Parts { source, framing, translator, watch, limits } = parts;
+        let now = Instant::now();
+        let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
+        let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
+        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }
+    }
+
+    /// Waits for the next bytes, or for the timer, and takes in what they mean.
+    async fn read(&mut self) {
+        tokio::select! {
+            biased;
+            chunk = self.source.chunk() => match chunk {
+                Ok(Some(chunk)) => self.take_in(chunk),
+                Ok(None) => self.source_ended(),
+                Err(()) => self.finish(End::Truncated),
+            },
+            () = &mut self.timer => self.silence(),
+        }
+    }
+
+    fn take_in(&mut self, chunk: Bytes) {
+        self.state.heard_at = Instant::now();
+        self.state.out.reserve(chunk.len() + 64);
+        self.decoder.push(chunk);
+        loop {
+            match self.decoder.next_frame() {
+                Ok(Some(frame)) => self.frame(&frame),
+                Ok(None) => return,
+                Err(_) => {
+                    return self.finish(End::Failed(UpstreamError::new(
+                        providers::Class::Server,
+                        "the provider sent an event that is too large",
+                    )));
+                }
+            }
+            if self.state.end.is_some() {
+                return;
+            }
+        }
+    }
+
+    fn frame(&mut self, frame: &Frame) {
+        let (state, watch) = (&mut self.state, &mut self.watch);
+        self.translator.frame(frame, &mut |event| state.hear(watch, event));
+        self.tell_error();
+    }
+
+    fn source_ended(&mut self) {
+        while self.state.end.is_none()
+            && let Ok(Some(frame)) = self.decoder.finish()
+        {
+            self.frame(&frame);
+        }
+        if self.state.end.is_none() {
+            let (state, watch) = (&mut self.state, &mut self.watch);
+            self.translator.end(&mut |event| state.hear(watch, event));
+            self.tell_error();
+        }
+        if self.state.end.is_none() {
+            self.finish(End::Truncated);
+        }
+    }
+
+    /// An error that the provider reported stands in the state; the client is told in our words.
+    fn tell_error(&mut self) {
+        if let Some(error) = self.state.end.as_ref().and_then(End::error) {
+            self.state.write_error(&error);
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        self.watch.end(end.clone());
+        if let Some(error) = end.error() {
+            self.state.write_error(&error);
+        }
+        self.state.end = Some(end);
+    }
+
+    /// The timer rang: the provider is silent for too long, the client heard nothing for a while, or
+    /// neither, because there was news since it was set.
+    fn silence(&mut self) {
+        let now = Instant::now();
+        let silent_until = self.state.heard_at + self.limits.idle;
+        if now >= silent_until || now >= self.limits.deadline {
+            return self.finish(End::TimedOut);
+        }
+        if self.state.has_content && now >= self.state.told_at + KEEP_ALIVE {
+            self.state.out.extend_from_slice(COMMENT);
+            self.state.told_at = now;
+        }
+        let due = self.state.told_at + KEEP_ALIVE;
+        let comment_at = if due > now { due } else { now + KEEP_ALIVE };
+        self.timer.as_mut().reset(silent_until.min(self.limits.deadline).min(comment_at));
+    }
+
+    /// Lets the connection end by itself.
+    async fn linger(&mut self) {
+        if matches!(self.state.end, Some(End::Complete)) {
+            let ended = async { while let Ok(Some(_)) = self.source.chunk().await {} };
+            let _ = timeout(LINGER, ended).await;
+        }
+    }
+
+    /// Reads on for a client that left.
+    async fn drain(mut self, patience: Duration) {
+        self.limits.deadline = self.limits.deadline.min(Instant::now() + patience);
+        self.timer.as_mut().reset(self.limits.deadline);
+        while self.state.end.is_none() {
+            self.state.out.clear();
+            self.read().await;
+        }
+    }
+}
+
+impl State {
+    fn hear(&mut self, watch: &mut impl Watch, event: Event<'_>) {
+        if self.end.is_some() {
+            return;
+        }
+        self.out.extend_from_slice(event.bytes);
+        watch.event(&event.kind);
+        match event.kind {
+            Kind::Delta(_) | Kind::Finish => self.has_content = true,
+            Kind::Done => {
+                self.end = Some(End::Complete);
+                watch.end(End::Complete);
+            }
+            Kind::Error(error) => {
+                self.end = Some(End::Failed(error.clone()));
+                watch.end(End::Failed(error));
+            }
+            Kind::Open | Kind::Usage(_) | Kind::Malformed => {}
+        }
+    }
+
+    fn write_error(&mut self, error: &Error) {
+        self.out.extend_from_slice(&error.event());
+    }
+}

@@ -1,0 +1,108 @@
+//! Logs: set-up only. Lines are gathered in memory and written by a thread of their own, so that a
+//! slow terminal or disk never delays a call; what does not fit is dropped and counted.
+//! It must not know what is logged.
+
+mod line;
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::config::LogFormat;
+use line::JsonLine;
+
+/// Log text that may wait to be written, in bytes.
+const MAX_WAITING: usize = 8 * 1024 * 1024;
+/// How long a line waits at most before it is written.
+const FLUSH_EVERY: Duration = Duration::from_millis(50);
+
+/// Sets up logging for the process, to standard output. Keep what it returns until the end: dropping it writes the last lines.
+///
+/// # Errors
+/// When logging was set up before, or `filter` is no `RUST_LOG` filter.
+pub fn start(
+    format: LogFormat,
+    filter: &str,
+    on_drop: impl Fn() + Send + Sync + 'static,
+) -> Result<Flusher, Box<dyn std::error::Error>> {
+    let lines = Lines { waiting: Arc::default(), on_drop: Arc::new(on_drop) };
+    let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
+    match format {
+        LogFormat::Json => registry.with(fmt::layer().event_format(JsonLine).with_writer(lines.clone())).try_init()?,
+        LogFormat::Text => registry.with(fmt::layer().with_target(false).with_writer(lines.clone())).try_init()?,
+    }
+    let writer = lines.clone();
+    std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+        // The thread ends when nobody can log any more; until then it looks for lines at an even pace.
+        while Arc::strong_count(&writer.waiting) > 1 {
+            std::thread::sleep(FLUSH_EVERY);
+            writer.write_out();
+        }
+    })?;
+    Ok(Flusher(lines))
+}
+
+/// Writes the last lines when dropped.
+#[derive(Debug)]
+pub struct Flusher(Lines);
+
+impl Drop for Flusher {
+    fn drop(&mut self) {
+        self.0.write_out();
+    }
+}
+
+/// Lines that wait to be written.
+#[derive(Clone)]
+pub struct Lines {
+    waiting: Arc<Mutex<Vec<u8>>>,
+    on_drop: Arc<dyn Fn() + Send + Sync>,
+}
+
+impl std::fmt::Debug for Lines {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Lines")
+    }
+}
+
+impl Lines {
+    fn write_out(&self) {
+        let lines = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        if !lines.is_empty() {
+            let mut out = io::stdout().lock();
+            // A closed standard output is no reason to stop answering calls.
+            if out.write_all(&lines).and_then(|()| out.flush()).is_err() {
+                (self.on_drop)();
+            }
+        }
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() + text.len() > MAX_WAITING {
+            (self.on_drop)();
+        } else {
+            waiting.extend_from_slice(text);
+        }
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        self.clone()
+    }
+}

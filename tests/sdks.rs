@@ -1,0 +1,92 @@
+//! The official Python and Node packages of OpenAI against a running gateway, installed by `make test`.
+//! It must not know what they check; only that all of it passed and was counted.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::dialect::{called, openai, said, usage};
+use crate::support::gateway::Gateway;
+use crate::support::provider::{Exchange, FakeProvider, Reply, Step};
+use crate::support::{skip, words};
+
+const KEY: &str = "sdk-key-may-all";
+const POOR_KEY: &str = "sdk-key-may-nothing";
+
+fn answer(exchange: &Exchange, pieces: &[crate::support::dialect::Piece], text: &str) -> Reply {
+    let usage = usage(17, 12);
+    if exchange.json()["stream"] == true {
+        return openai().stream(exchange, pieces, Some(&usage));
+    }
+    openai().whole(exchange, &json!({"role": "assistant", "content": text, "refusal": null}), Some(&usage))
+}
+
+async fn provider() -> FakeProvider {
+    let fake = FakeProvider::start().await;
+    let error =
+        |kind: &str, code: Option<&str>| json!({"error": {"message": "so it is", "type": kind, "param": null, "code": code}});
+    fake.on("plain", |exchange| answer(exchange, &said(12), &words(12).concat()));
+    fake.on("tools", |exchange| answer(exchange, &[called(0, 12), called(1, 12)].concat(), ""));
+    fake.on("schema", |exchange| answer(exchange, &[], "{\"name\":\"Ada\",\"age\":36}"));
+    let limited = error("rate_limit_error", Some("rate_limit_exceeded"));
+    fake.on("limited", move |_| Reply::json(429, &limited).header("retry-after", "7"));
+    let bad = error("invalid_request_error", None);
+    fake.on("bad", move |_| Reply::json(400, &bad));
+    fake.on("cut", |exchange| {
+        let mut steps = openai().beginning(exchange, &said(5), None);
+        steps.push(Step::HangUp);
+        Reply::stream(steps)
+    });
+    fake.on("slow", |exchange| {
+        let steps = openai().beginning(exchange, &said(400), None);
+        Reply::stream(steps.into_iter().flat_map(|step| [step, Step::Pause(Duration::from_millis(40))]).collect())
+    });
+    fake
+}
+
+async fn passes(program: PathBuf, script: &str) {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let fake = provider().await;
+    let gateway = Gateway::start(format!(
+        "[providers.sdk]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-fake\"\nretry = {{ attempts = 1 }}\n\
+         [models.everyday]\ntargets = [ {{ target = \"sdk/plain\" }} ]\n\
+         [[keys]]\nname = \"all\"\nkey = \"{KEY}\"\n[[keys]]\nname = \"poor\"\nkey = \"{POOR_KEY}\"\nmodels = [\"nothing\"]\n",
+        fake.url()
+    ))
+    .await;
+    let url = format!("http://{}/v1", gateway.address);
+    let mut command = Command::new(program);
+    command.arg(root.join(script)).env("GATEWAY", url).env("KEY", KEY).env("POOR_KEY", POOR_KEY);
+    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    println!("{said}");
+    assert!(output.status.success(), "{said}\n{}", gateway.output().join("\n"));
+    let left = fake.until("slow", |all| all.iter().all(|exchange| exchange.over)).await;
+    assert!(left.iter().all(|exchange| exchange.left_early), "an abort reaches the provider");
+    let sent = fake.count() as u64;
+    let scrape = gateway.until("all settlements", |scrape| scrape.count("choreoai_settlements_total", &[]) >= sent).await;
+    assert_eq!(scrape.count("choreoai_settlements_total", &[]), sent);
+    assert_eq!(scrape.count("choreoai_settlements_total", &[("outcome", "client_disconnect")]), left.len() as u64);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_python_sdk_is_at_home() {
+    let python = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/python/bin/python");
+    if !python.is_file() {
+        skip("the Python SDK is not installed in .tools/python");
+        return;
+    }
+    passes(python, "tests/sdk/python/check.py").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_node_sdk_is_at_home() {
+    let installed = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk/node/node_modules/openai");
+    if !installed.is_dir() {
+        skip("the Node SDK is not installed in tests/sdk/node/node_modules");
+        return;
+    }
+    passes("node".into(), "tests/sdk/node/check.js").await;
+}
