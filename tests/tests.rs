@@ -1,6 +1,6 @@
 //! The one test binary of the gateway: the real `choreoai` as a child process, a fake provider behind
 //! it, a raw client before it. It must not know the gateway's insides: only its door, its metrics,
-//! its logs and its configuration. (The `limits` stories alone call a room of the library itself.)
+//! its logs and its configuration. (The stories of `limits`, prices and tokens alone call rooms of the library itself.)
 
 // `cfg(test)` tells clippy that what helps a test is a test too.
 #[cfg(test)]
@@ -22,6 +22,8 @@ mod limits_queue;
 #[cfg(test)]
 mod limits_storm;
 #[cfg(test)]
+mod price_facts;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod recordings;
@@ -33,3 +35,5 @@ mod secrets;
 mod streams;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod token_bills;

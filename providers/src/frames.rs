@@ -13,7 +13,7 @@ use aws::Messages;
 use lines::Lines;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's image or audio.
-pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 
 /// How a stream of bytes is divided into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

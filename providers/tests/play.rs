@@ -2,7 +2,7 @@
 //! It must not know any particular wire.
 
 use bytes::Bytes;
-use providers::frames::{Decoder, Framing};
+use providers::frames::{Decoder, Frame, Framing};
 use providers::{Account, Call, ChatRequest, Endpoint, Event, Kind, Provider, UpstreamError, Usage};
 use serde_json::Value;
 
@@ -54,6 +54,18 @@ pub fn chat(body: &Value) -> ChatRequest {
 /// A call with fixed id and time.
 pub fn call<'a>(request: &'a ChatRequest, model: &'a str, account: &'a Account) -> Call<'a> {
     Call { endpoint: Endpoint::Chat, request, model, account, id: "chatcmpl-test", created: 1_700_000_000, ask_usage: true }
+}
+
+/// The frames in `pieces`, each a network read.
+pub fn frames(framing: Framing, pieces: &[&[u8]]) -> Vec<Frame> {
+    let mut decoder = Decoder::new(framing);
+    let mut frames = Vec::new();
+    for piece in pieces {
+        decoder.push(Bytes::copy_from_slice(piece));
+        frames.extend(std::iter::from_fn(|| decoder.next_frame().unwrap()));
+    }
+    frames.extend(std::iter::from_fn(|| decoder.finish().unwrap()));
+    frames
 }
 
 /// One event of a golden case on the wire: `data` under the event's name, its `type`.

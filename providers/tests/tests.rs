@@ -10,10 +10,15 @@
 mod chance;
 mod crossmap_claude;
 mod dialects;
+mod failures;
+mod frames;
 mod golden;
 mod heard;
+mod json;
 mod play;
 mod recordings_anthropic;
 mod recordings_bedrock;
 mod recordings_compatible;
+mod requests;
 mod strict;
+mod usages;

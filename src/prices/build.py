@@ -31,7 +31,7 @@ KINDS = {
     "cohere_chat": "cohere",
     "fireworks_ai": "fireworks",
     "together_ai": "together",
-    "vertex_ai": "vertex",
+    "vertex_ai-anthropic_models": "vertex-anthropic",
 }
 
 FIELDS = {
@@ -61,14 +61,15 @@ FINEST = Decimal("0.000001")
 
 
 def kind(provider):
-    return "vertex" if provider.startswith("vertex_ai") else KINDS.get(provider, provider)
+    if provider in KINDS:
+        return KINDS[provider]
+    return "vertex" if provider.startswith("vertex_ai") else provider
 
 
 def bare(row):
     """The name the provider itself uses: without the price list's own prefix."""
     provider, name = row["provider"], row["name"]
-    prefix = (KINDS.get(provider) and provider or provider.split("-")[0]) + "/"
-    for prefix in (prefix, kind(provider) + "/"):
+    for prefix in (provider.split("-")[0] + "/", kind(provider) + "/"):
         if name.startswith(prefix):
             return name[len(prefix) :]
     return name

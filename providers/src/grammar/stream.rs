@@ -282,16 +282,13 @@ impl Stream {
         let (mut kept, mut says_something, mut failure) = (Vec::new(), false, None);
         for choice in choices {
             let Value::Object(choice) = choice else { continue };
-            match self.choice(choice, &mut says_something) {
-                Mended { open, end, error } => {
-                    kept.extend(open);
-                    if let Some((finished, end)) = end {
-                        chunk.insert("choices".to_owned(), Value::Array(vec![end]));
-                        let data = Bytes::from(Value::Object(chunk.clone()).to_string());
-                        self.finishes.push(Finished { data, ..finished });
-                    }
-                    failure = failure.or(error);
-                }
+            let Mended { open, end, error } = self.choice(choice, &mut says_something);
+            kept.extend(open);
+            failure = failure.or(error);
+            if let Some((finished, end)) = end {
+                chunk.insert("choices".to_owned(), Value::Array(vec![end]));
+                let data = Bytes::from(Value::Object(chunk.clone()).to_string());
+                self.finishes.push(Finished { data, ..finished });
             }
         }
         if !kept.is_empty() {
