@@ -96,7 +96,7 @@ async fn live(State(app): State<App>, request: Request) -> Response {
 }
 
 async fn metrics(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house))
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house, request.headers()))
 }
 
 async fn wrong_method(State(app): State<App>, request: Request) -> Response {

@@ -117,7 +117,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: Ap
     let service =
         service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), Arc::clone(&app.house)));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
@@ -161,7 +161,7 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> IpAd
 /// The client's own id when it is short and plain, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_sane = |id: &&str| {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
         !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(is_plain)
     };
     let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_sane);

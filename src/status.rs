@@ -4,7 +4,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
@@ -61,9 +61,14 @@ pub fn live() -> Page {
     Page::json(StatusCode::OK, &json!({"alive": true}))
 }
 
-/// `GET /metrics`
+/// `GET /metrics`: OpenMetrics for whoever accepts it, else Prometheus' older text.
 #[must_use]
-pub fn metrics(house: &House) -> Page {
+pub fn metrics(house: &House, request: &HeaderMap) -> Page {
+    let accepted = request.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepted.contains("application/openmetrics-text") {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return Page::new(StatusCode::OK, kind, Bytes::from(house.metrics.openmetrics()));
+    }
     Page::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(house.metrics.text()))
 }
 

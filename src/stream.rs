@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use providers::frames::{Decoder, Frame, Framing};
+use providers::frames::{BadFrame, Decoder, Frame, Framing};
 use providers::{Event, Kind, StreamTranslator, UpstreamError};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -52,8 +52,12 @@ pub enum End {
     Truncated,
     /// The provider reported an error.
     Failed(UpstreamError),
+    /// What the provider sent cannot be read on; another try would meet the same.
+    Unreadable(BadFrame),
     /// Nothing came in time.
     TimedOut,
+    /// The gateway stops.
+    Stopped,
 }
 
 impl End {
@@ -67,6 +71,10 @@ impl End {
             }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
             Self::Failed(error) => Some(Error::from(error.clone())),
+            Self::Unreadable(fault) => {
+                Some(Error::new(error::Kind::UpstreamStream, format!("the provider's stream cannot be read: {fault}")))
+            }
+            Self::Stopped => Some(Error::new(error::Kind::ShuttingDown, "the gateway is shutting down")),
         }
     }
 }
@@ -93,6 +101,7 @@ struct Flow<S, W> {
     limits: Limits,
     state: State,
     timer: Pin<Box<Sleep>>,
+    stop: Stop,
 }
 
 /// What the events said so far.
@@ -128,7 +137,12 @@ pub struct Parts<S, W> {
     pub watch: W,
     /// What it is given.
     pub limits: Limits,
+    /// Ready when the gateway stops and no stream may go on.
+    pub stop: Stop,
 }
+
+/// Ready when the gateway stops.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S: Source, W: Watch> Pump<S, W> {
     /// Reads until something was generated or the stream is over; nothing is given out yet. A stream
@@ -189,11 +203,11 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
 
 impl<S: Source, W: Watch> Flow<S, W> {
     fn new(parts: Parts<S, W>) -> Self {
-        let Parts { source, framing, translator, watch, limits } = parts;
+        let Parts { source, framing, translator, watch, limits, stop } = parts;
         let now = Instant::now();
         let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
         let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }
+        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer, stop }
     }
 
     /// Waits for the next bytes, or for the timer, and takes in what they mean.
@@ -206,6 +220,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
                 Err(()) => self.finish(End::Truncated),
             },
             () = &mut self.timer => self.silence(),
+            () = &mut self.stop => self.finish(End::Stopped),
         }
     }
 
@@ -217,12 +232,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.frame(&frame),
                 Ok(None) => return,
-                Err(_) => {
-                    return self.finish(End::Failed(UpstreamError::new(
-                        providers::Class::Server,
-                        "the provider sent an event that is too large",
-                    )));
-                }
+                Err(fault) => return self.finish(End::Unreadable(fault)),
             }
             if self.state.end.is_some() {
                 return;
