@@ -114,7 +114,7 @@ fn recordings() -> Option<Vec<Recording>> {
         return None;
     };
     let mut found = Vec::new();
-    for kind in providers::all().map(providers::Provider::kind) {
+    for kind in providers::all().filter(|wire| speaks_openai(*wire)).map(providers::Provider::kind) {
         for path in dir(&folder.join("recordings").join(kind)) {
             let case: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
             let (request, response) = (&case["request"], &case["response"]);
@@ -129,6 +129,23 @@ fn recordings() -> Option<Vec<Recording>> {
         }
     }
     Some(found)
+}
+
+/// Whether this wire is OpenAI's: such calls go to such a path.
+fn speaks_openai(wire: &dyn providers::Provider) -> bool {
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    let request = providers::ChatRequest::parse(body.to_string().into(), providers::Endpoint::Chat).unwrap();
+    let account = providers::Account::default();
+    let call = providers::Call {
+        endpoint: providers::Endpoint::Chat,
+        request: &request,
+        model: "m",
+        account: &account,
+        id: "id",
+        created: 0,
+        ask_usage: true,
+    };
+    wire.request(&call).is_ok_and(|upstream| upstream.path.contains("/chat/completions"))
 }
 
 fn dir(folder: &std::path::Path) -> Vec<PathBuf> {
