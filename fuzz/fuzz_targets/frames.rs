@@ -26,7 +26,6 @@ fuzz_target!(|input: (u8, &[u8])| {
     let (cut, body) = input;
     for framing in [Framing::Sse, Framing::JsonLines] {
         let whole = frames(framing, std::iter::once(body));
-        assert_eq!(whole, frames(framing, body.chunks(1)), "byte by byte");
-        assert_eq!(whole, frames(framing, body.chunks(usize::from(cut).max(1))), "in pieces of {cut}");
+        assert_eq!(whole, frames(framing, body.chunks(usize::from(cut) % 64 + 1)), "in pieces of {}", cut % 64 + 1);
     }
 });

@@ -53,8 +53,8 @@ fn play<'a>(provider: &dyn Provider, call: &Call<'_>, pieces: impl Iterator<Item
     Some(heard)
 }
 
-fuzz_target!(|input: (u8, bool, &[u8])| {
-    let (which, wants_usage, body) = input;
+fuzz_target!(|input: (u8, u8, bool, &[u8])| {
+    let (which, cut, wants_usage, body) = input;
     let kinds = ["openai", "groq", "mistral", "perplexity", "openrouter", "xai"];
     let provider = providers::provider(kinds[usize::from(which) % kinds.len()]).expect("a known kind");
     let json = format!("{{\"model\":\"m\",\"messages\":[],\"stream\":true,\"stream_options\":{{\"include_usage\":{wants_usage}}}}}");
@@ -70,7 +70,7 @@ fuzz_target!(|input: (u8, bool, &[u8])| {
         ask_usage: true,
     };
     let whole = play(provider, &call, std::iter::once(body));
-    assert_eq!(whole, play(provider, &call, body.chunks(1)), "byte by byte");
+    assert_eq!(whole, play(provider, &call, body.chunks(usize::from(cut) % 64 + 1)), "in pieces of {}", cut % 64 + 1);
     let Some(heard) = whole else { return };
     let text = std::str::from_utf8(&heard.bytes).expect("what goes out is UTF-8");
     for data in text.lines().filter_map(|line| line.strip_prefix("data: ")) {
