@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod accuracy;
 #[cfg(test)]
+mod configuration;
+#[cfg(test)]
 mod door;
 #[cfg(test)]
 mod house;
