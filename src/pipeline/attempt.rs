@@ -383,15 +383,20 @@ async fn stream(
     let about = under_way.about(&call);
     let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
-    let (watched, end) = match Pump::begin(Parts { source: answer, framing, translator, watch, limits }).await {
-        Ok(pump) => {
-            well(&house.metrics, &lane);
-            return Ok(Reply::Stream { pump: Box::new(pump), about });
-        }
-        Err(failed) => failed,
-    };
+    let (watched, end) =
+        match Pump::begin(Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) })
+            .await
+        {
+            Ok(pump) => {
+                well(&house.metrics, &lane);
+                return Ok(Reply::Stream { pump: Box::new(pump), about });
+            }
+            Err(failed) => failed,
+        };
     let then = match &end {
         End::Failed(reported) => judge(house, &lane, reported.class, reported.retry_after),
+        End::Stopped => Then::Stop,
+        End::Unreadable(_) => Then::Next,
         End::Complete | End::Truncated | End::TimedOut => {
             unwell(&house.metrics, &lane);
             Then::Again
@@ -428,14 +433,17 @@ impl Watch for Watched {
     fn end(&mut self, end: End) {
         let outcome = match &end {
             End::Complete => Outcome::Completed,
-            End::Truncated => Outcome::UpstreamTruncated,
+            End::Truncated | End::Unreadable(_) => Outcome::UpstreamTruncated,
             End::Failed(_) => Outcome::UpstreamError,
             End::TimedOut => Outcome::Timeout,
+            End::Stopped => Outcome::GatewayShutdown,
         };
         self.call.settle(outcome);
         if let Some(error) = end.error().filter(|_| self.call.has_begun()) {
             self.call.broke(error.label());
-            unwell(&self.metrics, &self.under_way.lane);
+            if !matches!(end, End::Stopped) {
+                unwell(&self.metrics, &self.under_way.lane);
+            }
         }
     }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::client::Request;
 use super::metrics::Scrape;
 use super::{GLANCE, PATIENCE};
 
@@ -153,7 +154,11 @@ impl Gateway {
             if wished(&scrape) {
                 return scrape;
             }
-            assert!(Instant::now() < deadline, "waited too long for {what}; metrics:\n{}", scrape.lines("choreoai_"));
+            assert!(
+                Instant::now() < deadline,
+                "waited too long for {what}; settlements:\n{}",
+                scrape.lines("choreoai_settlements")
+            );
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -162,6 +167,14 @@ impl Gateway {
     pub async fn settled(&self, model: &str, attempts: u64) -> Scrape {
         let what = format!("{attempts} settlements of {model}");
         self.until(&what, |scrape| scrape.count("choreoai_settlements_total", &[("model", model)]) >= attempts).await
+    }
+
+    /// Resident memory in KiB once what is loaded with the first calls is there.
+    pub async fn warm_memory_kib(&self, call: &Request) -> u64 {
+        for _ in 0..3 {
+            assert_eq!(call.send(self.address).await.status, 200);
+        }
+        self.memory_kib()
     }
 
     /// Resident memory in KiB.
