@@ -26,6 +26,8 @@ mod limits_queue;
 #[cfg(test)]
 mod limits_redis;
 #[cfg(test)]
+mod limits_replicas;
+#[cfg(test)]
 mod limits_server;
 #[cfg(test)]
 mod limits_storm;
