@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use providers::frames::{Decoder, Frame, Framing};
+use providers::frames::{BadFrame, Decoder, Frame, Framing};
 use providers::{Event, Kind, StreamTranslator, UpstreamError};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -52,6 +52,8 @@ pub enum End {
     Truncated,
     /// The provider reported an error.
     Failed(UpstreamError),
+    /// What the provider sent cannot be read on; another try would meet the same.
+    Unreadable(BadFrame),
     /// Nothing came in time.
     TimedOut,
     /// The gateway stops.
@@ -69,6 +71,9 @@ impl End {
             }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
             Self::Failed(error) => Some(Error::from(error.clone())),
+            Self::Unreadable(fault) => {
+                Some(Error::new(error::Kind::UpstreamStream, format!("the provider's stream cannot be read: {fault}")))
+            }
             Self::Stopped => Some(Error::new(error::Kind::ShuttingDown, "the gateway is shutting down")),
         }
     }
@@ -227,12 +232,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.frame(&frame),
                 Ok(None) => return,
-                Err(_) => {
-                    return self.finish(End::Failed(UpstreamError::new(
-                        providers::Class::Server,
-                        "the provider sent an event that is too large",
-                    )));
-                }
+                Err(fault) => return self.finish(End::Unreadable(fault)),
             }
             if self.state.end.is_some() {
                 return;

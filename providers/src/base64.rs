@@ -1,5 +1,7 @@
-//! Reads base64 with the standard alphabet.
+//! Base64 with the standard alphabet, both ways.
 //! It must not know what the bytes are.
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The bytes that `text` spells; line breaks and missing padding are forgiven, anything else is not.
 pub(crate) fn decode(text: &str) -> Option<Vec<u8>> {
@@ -29,15 +31,29 @@ fn value(byte: u8) -> Option<u32> {
     Some(u32::from(digit))
 }
 
+/// The spelling of `bytes`, padded.
+pub(crate) fn encode(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let word = group.iter().fold(0_u32, |word, &byte| word << 8 | u32::from(byte)) << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = ALPHABET[(word >> (18 - 6 * place) & 63) as usize];
+            out.push(if place <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn spelled_bytes_are_read() {
+    fn spelling_and_reading_are_each_others_inverse() {
         for (plain, spelled) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg=="), ("\u{fffd}~?", "77+9fj8=")]
         {
+            assert_eq!(encode(plain.as_bytes()), spelled);
             assert_eq!(decode(spelled).as_deref(), Some(plain.as_bytes()));
         }
         assert_eq!(decode("Zm8").as_deref(), Some(b"fo".as_slice()));

@@ -126,6 +126,21 @@ impl UpstreamError {
             retry_after: None,
         }
     }
+
+    /// An error of this class that came with `status`; the client gets that status where it means the class.
+    #[must_use]
+    pub fn at(status: Option<StatusCode>, class: Class, message: impl Into<String>) -> Self {
+        let mut error = Self::new(class, message);
+        if let Some(status) = status.filter(|status| Class::from_status(*status) == class && is_known_to_clients(*status)) {
+            error.status = status;
+        }
+        error
+    }
+}
+
+/// Whether OpenAI's clients know what to do with a status.
+fn is_known_to_clients(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400..=423 | 425..=451 | 500..=504)
 }
 
 /// A request that a wire cannot say, or that is no request: the client's mistake, nothing is sent.

@@ -1,7 +1,8 @@
-//! Bytes into frames: server-sent events, JSON lines and AWS's event stream. A push parser: it is given
+//! Bytes into frames: server-sent events, JSON lines, JSON arrays and AWS's event stream. A push parser: it is given
 //! whatever the network delivers, cut anywhere, and gives back whole frames. Its only buffer is bounded.
 //! It must not know what a frame means.
 
+mod array;
 mod aws;
 mod lines;
 
@@ -9,16 +10,18 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use array::Elements;
 use aws::Messages;
 use lines::Lines;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's image or audio.
-pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
+pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a stream of bytes is divided into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Server-sent events: <https://html.spec.whatwg.org/multipage/server-sent-events.html>
+    /// Server-sent events: <https://html.spec.whatwg.org/multipage/server-sent-events.html>. A stream that
+    /// opens with a bracket is no such stream, and is read as one JSON array whose elements are the frames.
     Sse,
     /// One JSON value a line.
     JsonLines,
@@ -62,7 +65,10 @@ pub struct Decoder(Inner);
 
 #[derive(Debug)]
 enum Inner {
+    /// Nothing but white space has come of what should be server-sent events.
+    Opening,
     Lines(Lines),
+    Elements(Elements),
     Messages(Messages),
 }
 
@@ -71,7 +77,7 @@ impl Decoder {
     #[must_use]
     pub fn new(framing: Framing) -> Self {
         Self(match framing {
-            Framing::Sse => Inner::Lines(Lines::new(true)),
+            Framing::Sse => Inner::Opening,
             Framing::JsonLines => Inner::Lines(Lines::new(false)),
             Framing::AwsEventStream => Inner::Messages(Messages::default()),
         })
@@ -79,8 +85,18 @@ impl Decoder {
 
     /// Gives the next bytes. All frames must have been taken with [`next_frame`](Self::next_frame) before.
     pub fn push(&mut self, chunk: Bytes) {
+        if matches!(self.0, Inner::Opening) {
+            match chunk.trim_ascii_start().first() {
+                // Blank lines before the first event mean nothing.
+                None => return,
+                Some(b'[') => self.0 = Inner::Elements(Elements::default()),
+                Some(_) => self.0 = Inner::Lines(Lines::new(true)),
+            }
+        }
         match &mut self.0 {
+            Inner::Opening => {}
             Inner::Lines(lines) => lines.push(chunk),
+            Inner::Elements(elements) => elements.push(chunk),
             Inner::Messages(messages) => messages.push(&chunk),
         }
     }
@@ -91,7 +107,9 @@ impl Decoder {
     /// A [`BadFrame`]; the decoder must not be used after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, BadFrame> {
         match &mut self.0 {
+            Inner::Opening => Ok(None),
             Inner::Lines(lines) => lines.next_frame(),
+            Inner::Elements(elements) => elements.next_frame(),
             Inner::Messages(messages) => messages.next_frame(),
         }
     }
@@ -103,7 +121,9 @@ impl Decoder {
     /// A [`BadFrame`] as for [`next_frame`](Self::next_frame).
     pub fn finish(&mut self) -> Result<Option<Frame>, BadFrame> {
         match &mut self.0 {
+            Inner::Opening => Ok(None),
             Inner::Lines(lines) => lines.finish(),
+            Inner::Elements(elements) => elements.finish(),
             Inner::Messages(messages) => messages.next_frame(),
         }
     }

@@ -2,8 +2,12 @@
 //! body can be looked into, or changed in one place, while the rest stays as it came.
 //! It must not know what the JSON is about.
 
+mod special;
+
 use std::borrow::Cow;
 use std::ops::Range;
+
+use special::Window;
 
 /// Deepest nesting that is read; deeper input is a fault, not a stack overflow.
 pub const MAX_DEPTH: u32 = 128;
@@ -43,6 +47,7 @@ pub struct Scanner<'a> {
     at: usize,
     depth: u32,
     string_bytes: u64,
+    window: Window,
 }
 
 /// A member of an object: where its key (quotes included) and its value stand.
@@ -60,13 +65,13 @@ impl<'a> Scanner<'a> {
     /// A scanner at the start of `bytes`.
     #[must_use]
     pub fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, depth: 0, string_bytes: 0 }
+        Self { bytes, at: 0, depth: 0, string_bytes: 0, window: Window::default() }
     }
 
     /// A scanner at byte `at` of `bytes`, e.g. at a value found before.
     #[must_use]
     pub fn at(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at, depth: 0, string_bytes: 0 }
+        Self { bytes, at, depth: 0, string_bytes: 0, window: Window::default() }
     }
 
     /// Bytes of text in all string values passed so far; embedded files (`data:` URLs) do not count.
@@ -257,37 +262,24 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         self.expect(b'"')?;
         loop {
-            let rest = &self.bytes[self.at..];
-            let Some(stop) = memchr::memchr2(b'"', b'\\', rest) else {
-                self.at = self.bytes.len();
-                return Err(self.fault());
-            };
-            if let Some(control) = control_byte(&rest[..stop]) {
-                self.at += control;
-                return Err(self.fault());
-            }
-            self.at += stop + 1;
-            if rest[stop] == b'"' {
-                return Ok(start..self.at);
-            }
-            self.escape()?;
-        }
-    }
-
-    fn escape(&mut self) -> Result<(), Fault> {
-        let escaped = self.peek();
-        self.at += 1;
-        match escaped {
-            Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => Ok(()),
-            Some(b'u') => {
-                let digits = self.bytes.get(self.at..self.at + 4).ok_or(Fault::Syntax(self.bytes.len()))?;
-                if !digits.iter().all(u8::is_ascii_hexdigit) {
-                    return Err(self.fault());
+            self.at = self.window.next(self.bytes, self.at);
+            match self.bytes.get(self.at..) {
+                Some([b'"', ..]) => {
+                    self.at += 1;
+                    return Ok(start..self.at);
                 }
-                self.at += 4;
-                Ok(())
+                Some([b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..]) => self.at += 2,
+                Some([b'\\', b'u', rest @ ..]) => {
+                    let digits = rest.get(..4).ok_or(Fault::Syntax(self.bytes.len()))?;
+                    self.at += 2;
+                    if !digits.iter().all(u8::is_ascii_hexdigit) {
+                        return Err(self.fault());
+                    }
+                    self.at += 4;
+                }
+                Some([b'\\', ..]) => return Err(Fault::Syntax(self.at + 1)),
+                _ => return Err(self.fault()),
             }
-            _ => Err(Fault::Syntax(self.at - 1)),
         }
     }
 
@@ -322,15 +314,6 @@ impl<'a> Scanner<'a> {
 /// Whether a string is a file rather than text: a `data:` URL, or long base64 without a space.
 fn is_embedded_file(text: &[u8]) -> bool {
     text.starts_with(b"data:") || (text.len() > 1024 && memchr::memchr(b' ', &text[..1024]).is_none())
-}
-
-/// The first control character, which JSON forbids in strings. The common case, none, is found in
-/// wide steps that the compiler turns into vector instructions.
-fn control_byte(bytes: &[u8]) -> Option<usize> {
-    if bytes.iter().fold(false, |found, &byte| found | (byte < 0x20)) {
-        return bytes.iter().position(|&byte| byte < 0x20);
-    }
-    None
 }
 
 /// The text of a JSON string that stands, with its quotes, in `quoted`; `None` if it is not one.

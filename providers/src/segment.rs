@@ -3,6 +3,20 @@
 
 use std::fmt::Write as _;
 
+use crate::error::Refusal;
+
+/// A model's name as one segment of a path.
+///
+/// # Errors
+/// A [`Refusal`] of the names that no encoding keeps in their segment: URL parsers take `%2E%2E` for a walk
+/// through the path as well.
+pub(crate) fn of_model(name: &str) -> Result<String, Refusal> {
+    if matches!(name, "" | "." | "..") {
+        return Err(Refusal::field("model", "model_not_found", format!("`{name}` is not the name of a model")));
+    }
+    Ok(percent_encoded(name))
+}
+
 /// The name with every byte but letters, digits, `-`, `_`, `.` and `~` percent-encoded (RFC 3986's
 /// unreserved characters, as AWS's signatures want it), so that it stays one segment. `.` and `..`
 /// would be taken for a walk through the path, and are encoded whole.

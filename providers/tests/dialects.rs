@@ -52,7 +52,7 @@ fn known() -> Vec<Vec<Value>> {
 }
 
 /// Changes one thing somewhere in the value.
-fn bend(value: &mut Value, chance: &mut Chance) {
+pub fn bend(value: &mut Value, chance: &mut Chance) {
     let odd = [
         json!(null),
         json!(""),

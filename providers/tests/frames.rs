@@ -6,6 +6,9 @@ use providers::frames::{BadFrame, Decoder, Framing, MAX_FRAME_BYTES};
 
 use crate::play;
 
+/// An event's name and data.
+type Named = (Option<&'static str>, &'static str);
+
 fn decode(framing: Framing, pieces: &[&[u8]]) -> Vec<(Option<String>, String)> {
     let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
     play::frames(framing, pieces).iter().map(|frame| (frame.name.as_ref().map(text), text(&frame.data))).collect()
@@ -13,7 +16,7 @@ fn decode(framing: Framing, pieces: &[&[u8]]) -> Vec<(Option<String>, String)> {
 
 #[test]
 fn events_are_divided_as_the_standard_says_wherever_the_bytes_are_cut() {
-    let cases: [(&str, &[(Option<&str>, &str)]); 17] = [
+    let cases: [(&str, &[Named]); 19] = [
         ("data: a\n\ndata: b\n\n", &[(None, "a"), (None, "b")]),
         ("data: a\r\n\r\ndata: b\r\n\r\n", &[(None, "a"), (None, "b")]),
         ("data: a\r\rdata: b\r\r", &[(None, "a"), (None, "b")]),
@@ -22,6 +25,8 @@ fn events_are_divided_as_the_standard_says_wherever_the_bytes_are_cut() {
         (": keep-alive\n\n:\n\ndata: a\n\n", &[(None, "a")]),
         ("data: a\ndata: b\ndata:\ndata: c\n\n", &[(None, "a\nb\n\nc")]),
         ("event: error\ndata: {}\n\ndata: x\n\n", &[(Some("error"), "{}"), (None, "x")]),
+        ("event: error\r\ndata: a\r\ndata: b\r\n\r\n", &[(Some("error"), "a\nb")]),
+        ("data: a\rdata: b\r\r", &[(None, "a\nb")]),
         ("data:no space\n\ndata:  two\n\n", &[(None, "no space"), (None, " two")]),
         ("id: 7\nretry: 10\nunknown: x\ndata: a\n\n", &[(None, "a")]),
         ("event: nothing\n\ndata: a\n\n", &[(None, "a")]),
@@ -96,4 +101,22 @@ fn small_frames_go_on_for_ever() {
         }
     }
     assert_eq!(frames, 2 * MAX_FRAME_BYTES / chunk.len() * 1000);
+}
+
+#[test]
+fn a_stream_that_opens_with_a_bracket_is_an_array_however_it_is_cut() {
+    for (body, expected) in [
+        ("[{\"a\":\"]}\\\"\"}\r\n,\r\n{\"b\":[{}]}]\n", vec!["{\"a\":\"]}\\\"\"}", "{\"b\":[{}]}"]),
+        ("\n [{\"error\":{}}]", vec!["{\"error\":{}}"]),
+        ("[{\"a\":1},{\"cut", vec!["{\"a\":1}", "{\"cut"]),
+        ("[]", vec![]),
+        ("\r\n\r\ndata: {\"a\":1}\r\n\r\n", vec!["{\"a\":1}"]),
+    ] {
+        let texts = |pieces: &[&[u8]]| decode(Framing::Sse, pieces).into_iter().map(|(_, data)| data).collect::<Vec<_>>();
+        for cut in 0..=body.len() {
+            let (head, tail) = body.as_bytes().split_at(cut);
+            assert_eq!(texts(&[head, tail]), expected, "{body} cut at {cut}");
+        }
+        assert_eq!(texts(&body.as_bytes().chunks(1).collect::<Vec<_>>()), expected, "{body} byte by byte");
+    }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use providers::frames::Framing;
-use providers::{Account, ChatRequest, Endpoint, Provider, Refusal, Unsupported, UpstreamError, UpstreamRequest, Usage};
+use providers::{Account, Call, ChatRequest, Endpoint, Provider, Refusal, Unsupported, UpstreamError, UpstreamRequest, Usage};
 use serde_json::{Value, json};
 
 use crate::play;
@@ -43,11 +43,12 @@ fn check(path: &Path) -> Option<String> {
 fn run(provider: &dyn Provider, case: &Value) -> Value {
     let account = account(&case["account"]);
     let model = case["model"].as_str().unwrap();
-    let request = match ChatRequest::parse(case["request"].to_string().into(), Endpoint::Chat) {
+    let endpoint = if case["endpoint"] == "embeddings" { Endpoint::Embeddings } else { Endpoint::Chat };
+    let request = match ChatRequest::parse(case["request"].to_string().into(), endpoint) {
         Ok(request) => request,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
     };
-    let call = play::call(&request, model, &account);
+    let call = Call { endpoint, ..play::call(&request, model, &account) };
     let upstream = match provider.request(&call) {
         Ok(upstream) => upstream,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
@@ -126,8 +127,12 @@ fn error_json(error: &UpstreamError) -> Value {
 }
 
 fn usage_json(usage: &Usage) -> Value {
-    json!({
+    let mut said = json!({
         "input": usage.input, "output": usage.output, "cache_read": usage.cache_read, "cache_write": usage.cache_write,
         "cache_write_1h": usage.cache_write_1h, "reasoning": usage.reasoning, "audio_in": usage.audio_in, "audio_out": usage.audio_out,
-    })
+    });
+    if let Some(billed) = usage.billed {
+        said["billed"] = json!({"input": billed.input, "output": billed.output});
+    }
+    said
 }

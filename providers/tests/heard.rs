@@ -68,6 +68,11 @@ impl Heard {
         heard
     }
 
+    /// A stream that broke off: no end is told.
+    pub fn cut() -> Self {
+        Self { error: Some(("cut".to_owned(), String::new(), 0)), ..Self::default() }
+    }
+
     pub fn error(error: &UpstreamError) -> Self {
         let told = (error.type_name.clone(), error.code.clone().unwrap_or_default(), error.status.as_u16());
         Self { error: Some(told), ..Self::default() }
@@ -232,8 +237,8 @@ fn listen(provider: &dyn Provider, recording: &Recording) -> Heard {
     let played = play::stream_cut(provider, &call, framing, (&recording.body, CUTS));
     match &played.error {
         Some(error) => Heard::error(error),
+        None if !played.done => Heard::cut(),
         None => {
-            assert!(played.done, "{}: the stream does not end", recording.name);
             assert_eq!(played.malformed, 0, "{}: frames were skipped", recording.name);
             check_grammar(&recording.name, &played.chunks());
             Heard::chunks(&played.chunks())

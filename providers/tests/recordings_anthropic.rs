@@ -86,6 +86,7 @@ fn events(recording: &Recording) -> impl Iterator<Item = Value> {
 /// What a message is heard as when it is put together from its events.
 pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
     match message_of(events) {
+        Ok(message) if message["stop_reason"].is_null() => Heard::cut(),
         Ok(message) => expected_message(&message),
         Err(error) => expected_error(502, &error),
     }
@@ -141,7 +142,9 @@ pub fn expected_message(message: &Value) -> Heard {
     let calls = blocks.iter().filter(|block| block["type"] == "tool_use");
     let calls: Vec<_> = calls.map(|call| (call["name"].as_str().unwrap().to_owned(), call["input"].clone())).collect();
     let usage = &message["usage"];
-    let count = |pointer: &str| usage.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+    let runs = usage["iterations"].as_array().into_iter().flatten().filter(|run| run["type"] == "compaction");
+    let billed: Vec<&Value> = runs.chain([usage]).collect();
+    let count = |pointer: &str| billed.iter().filter_map(|run| run.pointer(pointer)?.as_u64()).sum::<u64>();
     let (read, written) = (count("/cache_read_input_tokens"), count("/cache_creation_input_tokens"));
     let input = count("/input_tokens") + read + written;
     let finish = match message["stop_reason"].as_str().unwrap() {

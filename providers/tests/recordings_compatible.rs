@@ -115,12 +115,7 @@ fn row(provider: &str) -> &'static dyn Provider {
     let kind = match provider {
         "alibaba" => "dashscope",
         "ollama" => "ollama-openai",
-        known
-            if providers::provider(known).is_some_and(|row| row.serves(Endpoint::Chat))
-                && !["azure", "gemini"].contains(&known) =>
-        {
-            known
-        }
+        known if providers::provider(known).is_some_and(|row| row.serves(Endpoint::Chat)) && known != "gemini" => known,
         _ => "openai-compatible",
     };
     providers::provider(kind).unwrap()

@@ -120,6 +120,9 @@ fn what_is_no_request_is_refused_with_the_field_and_the_reason() {
     }
 }
 
+/// Kind, what the client adds, what is there instead, what is gone, what is told as dropped.
+type Said = (&'static str, Value, Value, &'static [&'static str], &'static [&'static str]);
+
 fn row(kind: &str) -> &'static dyn Provider {
     providers::provider(kind).unwrap()
 }
@@ -127,8 +130,7 @@ fn row(kind: &str) -> &'static dyn Provider {
 #[test]
 fn each_row_says_the_call_in_its_own_words() {
     let usage = json!({"include_usage": true});
-    // Kind, what the client adds, what is there instead, what is gone, what is told as dropped.
-    let cases: [(&str, Value, Value, &[&str], &[&str]); 14] = [
+    let cases: [Said; 14] = [
         ("openai", json!({"stream": true}), json!({"stream_options": usage}), &[], &[]),
         (
             "openai",

@@ -42,8 +42,8 @@ fn client_leaves() -> Vec<Case> {
             let name = format!("client gone after {after}, provider {speed}, {how:?}");
             let mut case = Case::new(&name, "openai", pouring(words, pause)).streamed().counted().left(Leaves::After(after, how));
             if pause.is_none() {
-                // All of it may have been written by then, the usage among it.
-                case.marks.push(("client_disconnect", "provider"));
+                // All of it may have been written by then, the usage among it, or even passed on.
+                case.marks.extend([("client_disconnect", "provider"), ("completed", "provider")]);
             }
             cases.push(case);
         }

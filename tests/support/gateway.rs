@@ -18,6 +18,9 @@ use super::{GLANCE, PATIENCE};
 /// Gauges that are above zero only while something is going on.
 const IN_FLIGHT: [&str; 3] = ["choreoai_requests_in_flight", "choreoai_attempts_in_flight", "choreoai_queue_size"];
 
+/// Looks in a row that must find the same memory before it counts as settled.
+const STEADY: u32 = 8;
+
 /// A gateway. Dropping it asserts that nothing is in flight any more and that it leaves politely.
 pub struct Gateway {
     pub address: SocketAddr,
@@ -169,12 +172,20 @@ impl Gateway {
         self.until(&what, |scrape| scrape.count("choreoai_settlements_total", &[("model", model)]) >= attempts).await
     }
 
-    /// Resident memory in KiB once what is loaded with the first calls is there.
+    /// Resident memory in KiB once all that is loaded beside the first calls is there.
     pub async fn warm_memory_kib(&self, call: &Request) -> u64 {
         for _ in 0..3 {
             assert_eq!(call.send(self.address).await.status, 200);
         }
-        self.memory_kib()
+        let deadline = Instant::now() + PATIENCE;
+        let (mut last, mut same) = (0, 0);
+        while same < STEADY && Instant::now() < deadline {
+            tokio::time::sleep(10 * GLANCE).await;
+            let now = self.memory_kib();
+            same = if now.abs_diff(last) < 256 { same + 1 } else { 0 };
+            last = now;
+        }
+        last
     }
 
     /// Resident memory in KiB.

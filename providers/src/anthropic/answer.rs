@@ -24,18 +24,10 @@ struct Message {
     id: Option<String>,
     model: Option<String>,
     content: Vec<Block>,
-    #[serde(flatten)]
-    ending: Ending,
-    usage: Option<Counted>,
-    error: Option<ErrorBody>,
-}
-
-/// Why an answer ended.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Ending {
     stop_reason: Option<String>,
     stop_details: Option<StopDetails>,
+    usage: Option<Counted>,
+    error: Option<ErrorBody>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -71,8 +63,8 @@ struct Delta {
     signature: Option<String>,
     partial_json: Option<String>,
     citation: Option<Value>,
-    #[serde(flatten)]
-    ending: Ending,
+    stop_reason: Option<String>,
+    stop_details: Option<StopDetails>,
 }
 
 /// One event of a stream.
@@ -188,15 +180,14 @@ impl Reader {
 
     /// The end of the answer. OpenAI has no word for `pause_turn` (the provider's own tools ran long;
     /// sending the conversation again goes on): it is told beside the finish reason.
-    fn end(&self, ending: Ending, say: &mut dyn FnMut(Piece)) {
-        let reason = ending.stop_reason.unwrap_or_default();
-        if let Some(explanation) = ending.stop_details.and_then(|details| details.explanation) {
+    fn end(&self, reason: &str, details: Option<StopDetails>, say: &mut dyn FnMut(Piece)) {
+        if let Some(explanation) = details.and_then(|details| details.explanation) {
             say(Piece::Extra("refusal", explanation.into()));
         }
         if reason == "pause_turn" {
             say(Piece::Extra("stop_reason", "pause_turn".into()));
         }
-        say(Piece::Finish(match reason.as_str() {
+        say(Piece::Finish(match reason {
             "max_tokens" | "model_context_window_exceeded" => "length",
             "refusal" => "content_filter",
             "tool_use" if self.calls > 0 => "tool_calls",
@@ -233,7 +224,7 @@ pub(crate) fn whole(call: &Call<'_>, body: &Bytes) -> Result<Answer, UpstreamErr
         reader.start(0, block, &mut say);
         reader.stop(0, &mut say);
     }
-    reader.end(message.ending, &mut say);
+    reader.end(message.stop_reason.as_deref().unwrap_or_default(), message.stop_details, &mut say);
     Ok(writer.finish(message.usage.map(|counted| counted.usage())))
 }
 
@@ -274,7 +265,7 @@ impl MessageStream {
             ("content_block_start", Some(block), _) => reader.start(event.index, block, &mut say),
             ("content_block_delta", _, Some(delta)) => reader.delta(event.index, delta, &mut say),
             ("content_block_stop", _, _) => reader.stop(event.index, &mut say),
-            ("message_delta", _, delta) => self.progress(delta.unwrap_or_default().ending, event.usage, emit),
+            ("message_delta", _, delta) => self.progress(delta.unwrap_or_default(), event.usage, emit),
             ("message_stop", _, _) => self.finish(emit),
             _ => emit(Event { bytes: b"", kind: Kind::Open }),
         }
@@ -286,11 +277,11 @@ impl MessageStream {
         self.count(message.usage, emit);
     }
 
-    fn progress(&mut self, ending: Ending, usage: Option<Counted>, emit: &mut dyn FnMut(Event<'_>)) {
+    fn progress(&mut self, delta: Delta, usage: Option<Counted>, emit: &mut dyn FnMut(Event<'_>)) {
         self.count(usage, emit);
-        if ending.stop_reason.is_some() {
+        if let Some(reason) = delta.stop_reason {
             let Self { writer, reader, .. } = self;
-            reader.end(ending, &mut |piece| writer.piece(0, piece, emit));
+            reader.end(&reason, delta.stop_details, &mut |piece| writer.piece(0, piece, emit));
         }
     }
 

@@ -17,7 +17,15 @@ pub(crate) struct Counted {
     cache_creation: Option<CacheCreation>,
     output_tokens_details: Option<OutputDetails>,
     service_tier: Option<String>,
+    /// The runs of models within the call, of which each has its own counts and this name.
+    iterations: Option<Vec<Counted>>,
+    #[serde(rename = "type")]
+    run: Option<String>,
 }
+
+/// The run of a model within a call that summed up the conversation: it is billed beside the answer's
+/// counts, at the same model's price. Runs of an advisor are another model's and have no place here.
+const COMPACTION: &str = "compaction";
 
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -45,6 +53,7 @@ impl Counted {
         replace(&mut self.output_tokens, later.output_tokens);
         replace(&mut self.output_tokens_details, later.output_tokens_details);
         replace(&mut self.service_tier, later.service_tier);
+        replace(&mut self.iterations, later.iterations);
     }
 
     fn prompt(&self) -> u64 {
@@ -59,6 +68,19 @@ impl Counted {
 
     /// The counts in the gateway's meaning.
     pub(crate) fn usage(&self) -> Usage {
+        let mut usage = self.own_usage();
+        for run in self.iterations.iter().flatten().filter(|run| run.run.as_deref() == Some(COMPACTION)) {
+            let more = run.own_usage();
+            usage.input += more.input;
+            usage.output += more.output;
+            usage.cache_read += more.cache_read;
+            usage.cache_write += more.cache_write;
+            usage.cache_write_1h += more.cache_write_1h;
+        }
+        usage
+    }
+
+    fn own_usage(&self) -> Usage {
         let long_lived = self.cache_creation.unwrap_or_default().ephemeral_1h_input_tokens.unwrap_or(0);
         Usage {
             input: self.prompt(),
@@ -97,6 +119,18 @@ mod tests {
         .usage();
         assert_eq!((usage.input, usage.cache_read, usage.cache_write, usage.cache_write_1h), (140, 100, 20, 10));
         assert_eq!((usage.output, usage.reasoning, usage.tier), (7, 3, Tier::Priority));
+    }
+
+    #[test]
+    fn a_summary_of_the_conversation_is_billed_too_and_an_advisor_apart() {
+        let usage = counted(
+            r#"{"input_tokens": 20, "output_tokens": 5, "iterations": [
+                {"type": "compaction", "input_tokens": 900, "cache_read_input_tokens": 100, "output_tokens": 50},
+                {"type": "advisor_message", "input_tokens": 7, "output_tokens": 7},
+                {"type": "message", "input_tokens": 20, "output_tokens": 5}]}"#,
+        )
+        .usage();
+        assert_eq!((usage.input, usage.cache_read, usage.output), (1020, 100, 55));
     }
 
     #[test]

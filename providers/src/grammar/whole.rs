@@ -133,6 +133,7 @@ impl Look {
                     match name {
                         b"index" => has_index = shape == Shape::Number && body[value].iter().all(u8::is_ascii_digit),
                         b"finish_reason" => has_finish = is_finish(&body[value]),
+                        b"error" => self.is_foreign |= shape != Shape::Null,
                         _ => self.is_foreign |= *name == *b"delta" || name.contains(&b'\\'),
                     }
                 }
@@ -238,6 +239,9 @@ fn envelope(call: &Call<'_>, answer: &mut Map<String, Value>) {
 }
 
 fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &mut String) -> Result<(), UpstreamError> {
+    if let Some(error) = choice.shift_remove("error").filter(Value::is_object) {
+        return Err(failure::from_value(&error));
+    }
     let delta = choice.shift_remove("delta");
     let plain = choice.get("text").and_then(Value::as_str).map(str::to_owned);
     let mut message = match (choice.get_mut("message").map(Value::take), delta, plain) {
@@ -281,10 +285,7 @@ fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> bool
 
 fn failed_choice(choice: &Map<String, Value>, class: Class) -> UpstreamError {
     let reason = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
-    match choice.get("error").filter(|error| !error.is_null()) {
-        Some(error) => failure::from_value(error),
-        None => UpstreamError::new(class, format!("the provider ended the answer with the reason `{reason}`")),
-    }
+    UpstreamError::new(class, format!("the provider ended the answer with the reason `{reason}`"))
 }
 
 /// An error with a status that says success; the body may name its own status.
