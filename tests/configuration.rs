@@ -65,6 +65,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("[rate_limit]\nrequests_per_minute = 1.5\n", &["line 2: ", "1.5", "expected a whole number"]),
     ("[models.m]\ntargets = [ \"openai/gpt-4o\" ]\n", &["line 2: ", "expected a table"]),
     ("[models.m]\ntargets = \"openai/gpt-4o\"\n", &["line 2: ", "expected a list"]),
+    ("[keys]\nname = \"a\"\n", &["line 1: invalid type: table, expected a list"]),
     ("[providers]\nopenai = \"sk-1\"\n", &["line 2: ", "expected a table"]),
     ("[server]\nlisten = \"8000\"\n", &["line 2: server.listen: \"8000\" is not an address like 127.0.0.1:8000"]),
     ("[server]\ntrusted_proxies = [\"proxy.local\"]\n", &["line 2: server.trusted_proxies: ", "is not an IP address"]),

@@ -10,6 +10,8 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod keys;
