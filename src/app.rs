@@ -14,8 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{Error, Kind};
 use crate::house::House;
-use crate::pipeline::{self, Arrival};
-use crate::server::Origin;
+use crate::pipeline::{self, Arrival, Origin};
 use crate::{flood, status};
 
 /// What every route needs.
@@ -25,6 +24,12 @@ pub struct App {
     pub house: Arc<House>,
     /// Set when the gateway is leaving.
     pub is_leaving: Arc<AtomicBool>,
+}
+
+impl App {
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
 }
 
 /// All routes. A request meets the panic catch, then the flood guard (the API only), then its route.
@@ -62,7 +67,7 @@ async fn embeddings(State(app): State<App>, request: Request) -> Response {
 
 async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Request) -> Response {
     let arrival = arrival(&request, route);
-    if app.is_leaving.load(Ordering::Acquire) {
+    if app.is_leaving() {
         return pipeline::refuse(&app.house, &arrival, &status::leaving());
     }
     pipeline::answer(app.house, endpoint, arrival, request).await
@@ -79,11 +84,11 @@ async fn model(State(app): State<App>, Path(id): Path<String>, request: Request)
 }
 
 async fn health(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/health"), status::health(&app))
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/health"), status::health(&app.house, app.is_leaving()))
 }
 
 async fn ready(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/ready"), status::ready(&app))
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/ready"), status::ready(&app.house, app.is_leaving()))
 }
 
 async fn live(State(app): State<App>, request: Request) -> Response {
@@ -91,7 +96,7 @@ async fn live(State(app): State<App>, request: Request) -> Response {
 }
 
 async fn metrics(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house))
+    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house, request.headers()))
 }
 
 async fn wrong_method(State(app): State<App>, request: Request) -> Response {

@@ -16,8 +16,7 @@ use tower_governor::key_extractor::KeyExtractor;
 
 use crate::error::{Error, Kind};
 use crate::house::{House, OTHER};
-use crate::pipeline;
-use crate::server::Origin;
+use crate::pipeline::{self, Origin};
 
 /// How often addresses that have been quiet are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(30);

@@ -21,10 +21,16 @@ use crate::upstream::Upstream;
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
 pub const OTHER: &str = "other";
 
-/// The endpoints whose series stand at 0 from the start.
+/// The endpoints that ask a provider.
 const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
-/// The statuses whose series stand at 0 from the start.
+/// The endpoints that the gateway answers itself.
+const PAGES: [&str; 6] = ["/v1/models", "/v1/models/{id}", "/health", "/ready", "/live", "/metrics"];
+/// The statuses of a target's calls that stand at 0 from the start.
 const STATUSES: [&str; 4] = ["200", "429", "500", "502"];
+/// The statuses of calls that are refused before a target is chosen.
+const REFUSALS: [&str; 8] = ["400", "401", "403", "404", "408", "413", "429", "503"];
+/// The methods of calls that meet no route.
+const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "other"];
 
 /// One configured provider and the way to it.
 #[derive(Debug)]
@@ -231,6 +237,9 @@ impl House {
         } else {
             Arc::clone(&provider.other)
         };
+        if account.model != OTHER && !account.is_priced() && self.config.unpriced == Unpriced::Warn {
+            tracing::warn!(target: "choreoai", provider = provider.config.name, model, "this model has no price: its cost will be missing");
+        }
         Some(Lane {
             provider: Arc::clone(provider),
             target: Arc::new(Target::new(&provider.config.name, model, provider.config.breaker)),
@@ -278,16 +287,53 @@ impl House {
             }
             metrics.model_available.with_label_values(&[provider, model]).set(1);
         }
-        let names = self.config.providers.iter().map(|provider| provider.name.as_str());
-        for provider in names.chain([""]) {
-            for label in crate::error::labels() {
-                metrics.errors.with_label_values(&[provider, label, ENDPOINTS[0]]);
-            }
-            metrics.request_duration.with_label_values(&[provider, ENDPOINTS[0], "POST"]);
+        for provider in &self.config.providers {
+            self.present_errors(&provider.name);
         }
+        self.present_refusals();
+    }
+
+    fn present_errors(&self, provider: &str) {
         for endpoint in ENDPOINTS {
+            for label in crate::error::labels() {
+                self.metrics.errors.with_label_values(&[provider, label, endpoint]);
+            }
+            self.metrics.request_duration.with_label_values(&[provider, endpoint, "POST"]);
+        }
+    }
+
+    /// What can be counted before a target is chosen, so that nobody's junk adds a series.
+    fn present_refusals(&self) {
+        let metrics = &self.metrics;
+        self.present_errors("");
+        for side in ["client", "upstream"] {
+            metrics.stream_aborts.with_label_values(&[side]);
+        }
+        metrics.telemetry_dropped.with_label_values(&["logs"]);
+        let request = |endpoint: &str, status: &str, method: &str| {
+            metrics.requests.with_label_values(&["", OTHER, endpoint, status, method]);
+            metrics.request_duration.with_label_values(&["", endpoint, method]);
+        };
+        for endpoint in ENDPOINTS {
+            REFUSALS.iter().for_each(|status| request(endpoint, status, "POST"));
+        }
+        for method in METHODS {
+            ["404", "405"].iter().for_each(|status| request(OTHER, status, method));
+        }
+        for page in PAGES {
+            request(page, "200", "GET");
+        }
+        for page in &PAGES[..2] {
+            ["401", "404", "429"].iter().for_each(|status| request(page, status, "GET"));
+        }
+        for endpoint in ENDPOINTS.iter().chain(&PAGES).chain(&[OTHER]) {
             metrics.requests_in_flight.with_label_values(&[endpoint]);
             metrics.overhead.with_label_values(&[endpoint]);
+        }
+        for (endpoint, label) in
+            [(OTHER, "not_found"), (PAGES[0], "unauthorized"), (PAGES[1], "unauthorized"), (PAGES[1], "not_found")]
+        {
+            metrics.errors.with_label_values(&["", label, endpoint]);
         }
     }
 }
@@ -379,6 +425,7 @@ fn queue(config: &config::Provider, metrics: &Arc<Metrics>) -> Option<Queue> {
     Some(Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics)))))
 }
 
+/// The ledger of a rule, when it limits anything.
 fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Option<Arc<Ledger>> {
     let rule = Rule {
         scope,

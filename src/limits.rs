@@ -90,8 +90,9 @@ impl Limits {
     /// [`Denied`] when one of them has no room; then nothing was taken from any.
     pub async fn admit(&self, ledgers: &[Arc<Ledger>], tokens: u64) -> Result<Permit, Denied> {
         let ledgers = memory::in_order(ledgers);
-        if let Some(denied) = never_fits(&ledgers, tokens) {
-            return Err(denied);
+        if let Some((index, limit)) = never_fits(&ledgers, tokens) {
+            let refusal = Refusal { index, limit, wait: Duration::MAX, standing: memory::standing(&ledgers, self.house.clock) };
+            return Err(Denied { reason: Reason::TooLarge, retry_after: None, ..denied(&ledgers, refusal, false) });
         }
         let Some(shared) = &self.house.shared else { return self.decide(ledgers, tokens, Alone::Always) };
         if ledgers.iter().all(|ledger| ledger.rule.limits_nothing()) {
@@ -131,16 +132,15 @@ impl Limits {
             OnFailure::Local => self.decide(ledgers, tokens, Alone::Among(shared.replicas())),
             OnFailure::Open => {
                 let grant = shared.grant_alone(&ledgers);
-                Ok(self.permit(ledgers, tokens, Standing::default(), Some(grant)))
+                let mut permit = self.permit(ledgers, tokens, Standing::default(), Some(grant));
+                permit.standing = memory::standing(&permit.ledgers, self.house.clock);
+                Ok(permit)
             }
-            OnFailure::Closed => Err(Denied {
-                reason: Reason::Unavailable,
-                ..denied(
-                    &ledgers,
-                    Refusal { index: 0, limit: Limit::Requests, wait: CLOSED_RETRY, standing: Standing::default() },
-                    true,
-                )
-            }),
+            OnFailure::Closed => {
+                let standing = memory::standing(&ledgers, self.house.clock);
+                let refusal = Refusal { index: 0, limit: Limit::Requests, wait: CLOSED_RETRY, standing };
+                Err(Denied { reason: Reason::Unavailable, ..denied(&ledgers, refusal, true) })
+            }
         }
     }
 
@@ -180,28 +180,19 @@ fn denied(ledgers: &[Arc<Ledger>], refusal: Refusal, degraded: bool) -> Denied {
     }
 }
 
-/// The refusal of a call that no passing of time can let in.
-fn never_fits(ledgers: &[Arc<Ledger>], tokens: u64) -> Option<Denied> {
-    ledgers.iter().find_map(|ledger| {
+/// The rule, and its figure, by which no passing of time can let this call in.
+fn never_fits(ledgers: &[Arc<Ledger>], tokens: u64) -> Option<(usize, Limit)> {
+    ledgers.iter().enumerate().find_map(|(index, ledger)| {
         let rule = &ledger.rule;
-        let limit = if rule.tokens_per_minute.is_some_and(|limit| tokens > limit) {
-            Limit::Tokens
+        if rule.tokens_per_minute.is_some_and(|limit| tokens > limit) {
+            Some((index, Limit::Tokens))
         } else if rule.requests_per_minute == Some(0) {
-            Limit::Requests
+            Some((index, Limit::Requests))
         } else if rule.max_concurrent == Some(0) {
-            Limit::Concurrency
+            Some((index, Limit::Concurrency))
         } else {
-            return None;
-        };
-        Some(Denied {
-            scope: rule.scope,
-            limit,
-            rule: ledger.name.clone(),
-            reason: Reason::TooLarge,
-            retry_after: None,
-            standing: Standing::default(),
-            degraded: false,
-        })
+            None
+        }
     })
 }
 

@@ -6,12 +6,13 @@ mod account;
 mod call;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 pub use account::Account;
 pub use call::{Call, Facts, OnEnd, OnSettled};
 
 use providers::Usage;
+use tokio::sync::watch;
 
 use crate::metrics::Metrics;
 
@@ -103,7 +104,7 @@ pub struct UsageRecord {
 #[derive(Clone, Debug)]
 pub struct Meter {
     metrics: Arc<Metrics>,
-    stopping: Arc<AtomicBool>,
+    stopping: watch::Sender<bool>,
     running: Arc<AtomicUsize>,
 }
 
@@ -111,12 +112,12 @@ impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, stopping: Arc::default(), running: Arc::default() }
+        Self { metrics, stopping: watch::Sender::new(false), running: Arc::default() }
     }
 
     /// From now on, what is dropped unfinished was ended by the gateway, not by its client.
     pub fn stop(&self) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.send_replace(true);
     }
 
     /// Calls that are not over.
@@ -125,7 +126,16 @@ impl Meter {
         self.running.load(Ordering::Acquire)
     }
 
+    /// Ready when [`stop`](Self::stop) was said.
+    pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut stopping = self.stopping.subscribe();
+        async move {
+            // The sender lives in every call, so an error means that nobody is left to be stopped.
+            let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
+        }
+    }
+
     fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::Acquire)
+        *self.stopping.borrow()
     }
 }

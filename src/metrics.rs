@@ -3,6 +3,7 @@
 //! counts hands in label values that come from configuration or the catalogue.
 
 mod money;
+mod openmetrics;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
@@ -168,6 +169,12 @@ metrics! {
 }
 
 impl Metrics {
+    /// Every series as OpenMetrics text (version 1.0.0).
+    #[must_use]
+    pub fn openmetrics(&self) -> String {
+        openmetrics::text(&self.registry.gather())
+    }
+
     /// Every series as Prometheus text (format 0.0.4).
     #[must_use]
     pub fn text(&self) -> Vec<u8> {

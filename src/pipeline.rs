@@ -4,6 +4,7 @@
 
 mod admission;
 mod attempt;
+mod origin;
 mod reply;
 
 use std::net::IpAddr;
@@ -14,6 +15,7 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use http::Request;
+use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use providers::{ChatRequest, Endpoint};
 use tokio::time::sleep;
@@ -28,6 +30,7 @@ use crate::router::order;
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
+pub use origin::{Origin, new_request_id};
 
 /// Where a call came from, and by which route.
 #[derive(Clone, Debug)]
@@ -70,12 +73,12 @@ pub fn answer_here(
 ) -> Response {
     let mut call = open(house, arrival);
     let caller = house.auth.identify(request.headers(), arrival.address);
+    if let Ok(Some(caller)) = &caller {
+        call.caller(Arc::clone(&caller.metrics));
+    }
     match caller.and_then(|caller| respond(caller.as_deref())) {
         Ok(body) => reply::here(call, body),
-        Err(error) => {
-            call.requested(OTHER);
-            reply::refused(call, &error)
-        }
+        Err(error) => reply::refused(call, &error),
     }
 }
 
@@ -103,7 +106,9 @@ pub fn plain_refusal(error: &Error) -> Response {
 
 fn open(house: &House, arrival: &Arrival) -> Call {
     let Arrival { request_id, method, route, .. } = arrival.clone();
-    house.meter.call(Facts { request_id, method, endpoint: route })
+    let mut call = house.meter.call(Facts { request_id, method, endpoint: route });
+    call.requested(OTHER);
+    call
 }
 
 /// Everything that can refuse a call before it costs anything, in order.
@@ -114,7 +119,6 @@ async fn let_in(
     address: IpAddr,
     call: &mut Call,
 ) -> Result<Ask, Error> {
-    call.requested(OTHER);
     let caller = house.auth.identify(request.headers(), address)?;
     if let Some(caller) = &caller {
         call.caller(Arc::clone(&caller.metrics));
@@ -146,11 +150,15 @@ fn unknown_model(model: &str) -> Error {
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {
     let limit = house.config.server.max_body_bytes;
+    let too_large = || Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     let reading = tokio::time::timeout(house.config.server.body_timeout, Limited::new(body, limit).collect());
     let slow = |_| Error::new(Kind::SlowRequest, "the request body did not arrive in time");
     let collected = reading.await.map_err(slow)?.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            return Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
+            return too_large();
         }
         Error::new(Kind::InvalidRequest, "the request body could not be read")
     });

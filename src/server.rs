@@ -5,7 +5,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,6 +26,7 @@ use tower::ServiceExt;
 
 use crate::app::{self, App};
 use crate::metrics::CountGauge;
+use crate::pipeline::{Origin, new_request_id};
 
 /// How long a client may take to send the head of a request, or to send another one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,21 +43,6 @@ const MAX_REQUEST_ID: usize = 128;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-
-/// Where a request came from; rides with it.
-#[derive(Clone, Debug)]
-pub struct Origin {
-    /// Its id: the client's own when it is sane, else a new one.
-    pub request_id: String,
-    /// The client's address.
-    pub address: IpAddr,
-}
-
-impl Default for Origin {
-    fn default() -> Self {
-        Self { request_id: new_request_id(), address: IpAddr::V4(Ipv4Addr::UNSPECIFIED) }
-    }
-}
 
 /// Serves until `shutdown` is ready, then lets running calls finish within the grace. While they do,
 /// new calls are refused and `/ready` says so.
@@ -131,7 +117,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: Ap
     let service =
         service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), Arc::clone(&app.house)));
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).pipeline_flush(true);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
@@ -175,15 +161,11 @@ fn client_address(headers: &HeaderMap, peer: IpAddr, trusted: &[IpAddr]) -> IpAd
 /// The client's own id when it is short and plain, else a new one.
 fn request_id(headers: &HeaderMap) -> String {
     let is_sane = |id: &&str| {
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b':');
         !id.is_empty() && id.len() <= MAX_REQUEST_ID && id.bytes().all(is_plain)
     };
     let own = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_sane);
     own.map_or_else(new_request_id, str::to_owned)
-}
-
-fn new_request_id() -> String {
-    format!("req_{:032x}", fastrand::u128(..))
 }
 
 #[cfg(test)]

@@ -1,15 +1,13 @@
 //! What the gateway tells about itself: health, readiness, metrics, and the models it can route.
 //! It must not know how a call runs.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use crate::app::App;
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
 use crate::house::House;
@@ -37,9 +35,8 @@ impl Page {
 
 /// `GET /health`: what is well and what is not; 503 when no call could be answered.
 #[must_use]
-pub fn health(app: &App) -> Page {
-    let can_route = app.house.can_route();
-    let is_leaving = app.is_leaving.load(Ordering::Acquire);
+pub fn health(house: &House, is_leaving: bool) -> Page {
+    let can_route = house.can_route();
     let word = |is_well: bool| if is_well { "ok" } else { "failing" };
     let body = json!({
         "status": if !can_route { "unhealthy" } else if is_leaving { "draining" } else { "healthy" },
@@ -52,8 +49,8 @@ pub fn health(app: &App) -> Page {
 
 /// `GET /ready`: whether new calls are welcome.
 #[must_use]
-pub fn ready(app: &App) -> Page {
-    let is_ready = app.house.can_route() && !app.is_leaving.load(Ordering::Acquire);
+pub fn ready(house: &House, is_leaving: bool) -> Page {
+    let is_ready = house.can_route() && !is_leaving;
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Page::json(status, &json!({"ready": is_ready}))
 }
@@ -64,9 +61,14 @@ pub fn live() -> Page {
     Page::json(StatusCode::OK, &json!({"alive": true}))
 }
 
-/// `GET /metrics`
+/// `GET /metrics`: OpenMetrics for whoever accepts it, else Prometheus' older text.
 #[must_use]
-pub fn metrics(house: &House) -> Page {
+pub fn metrics(house: &House, request: &HeaderMap) -> Page {
+    let accepted = request.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if accepted.contains("application/openmetrics-text") {
+        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        return Page::new(StatusCode::OK, kind, Bytes::from(house.metrics.openmetrics()));
+    }
     Page::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(house.metrics.text()))
 }
 

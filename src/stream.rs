@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use providers::frames::{Decoder, Frame, Framing};
+use providers::frames::{BadFrame, Decoder, Frame, Framing};
 use providers::{Event, Kind, StreamTranslator, UpstreamError};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
@@ -20,6 +20,12 @@ pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 pub const COMMENT: &[u8] = b": keep-alive\n\n";
 /// How long the connection is given to end by itself after the answer is complete, so that it can be used again.
 const LINGER: Duration = Duration::from_millis(100);
+
+/// What has already arrived when a client leaves is read, so that it is counted; this long a silence
+/// means that nothing more has.
+const ARRIVED: Duration = Duration::from_millis(25);
+/// The longest that reading what has arrived may take, on a provider that never pauses.
+const ARRIVED_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Where a stream's bytes come from.
 pub trait Source: Send + 'static {
@@ -46,8 +52,12 @@ pub enum End {
     Truncated,
     /// The provider reported an error.
     Failed(UpstreamError),
+    /// What the provider sent cannot be read on; another try would meet the same.
+    Unreadable(BadFrame),
     /// Nothing came in time.
     TimedOut,
+    /// The gateway stops.
+    Stopped,
 }
 
 impl End {
@@ -61,6 +71,10 @@ impl End {
             }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
             Self::Failed(error) => Some(Error::from(error.clone())),
+            Self::Unreadable(fault) => {
+                Some(Error::new(error::Kind::UpstreamStream, format!("the provider's stream cannot be read: {fault}")))
+            }
+            Self::Stopped => Some(Error::new(error::Kind::ShuttingDown, "the gateway is shutting down")),
         }
     }
 }
@@ -72,7 +86,7 @@ pub struct Limits {
     pub idle: Duration,
     /// When the attempt must be over.
     pub deadline: Instant,
-    /// How long to read on for a client that left; `None` is not at all.
+    /// How long to read on for a client that left; `None` is only what has already arrived.
     pub drain: Option<Duration>,
 }
 
@@ -87,6 +101,7 @@ struct Flow<S, W> {
     limits: Limits,
     state: State,
     timer: Pin<Box<Sleep>>,
+    stop: Stop,
 }
 
 /// What the events said so far.
@@ -122,7 +137,12 @@ pub struct Parts<S, W> {
     pub watch: W,
     /// What it is given.
     pub limits: Limits,
+    /// Ready when the gateway stops and no stream may go on.
+    pub stop: Stop,
 }
+
+/// Ready when the gateway stops.
+pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S: Source, W: Watch> Pump<S, W> {
     /// Reads until something was generated or the stream is over; nothing is given out yet. A stream
@@ -173,19 +193,21 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
             return;
         }
         flow.watch.client_left();
-        if let (Some(patience), Ok(runtime)) = (flow.limits.drain, tokio::runtime::Handle::try_current()) {
-            runtime.spawn(flow.drain(patience));
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        match flow.limits.drain {
+            Some(patience) => drop(runtime.spawn(flow.drain(patience))),
+            None => drop(runtime.spawn(flow.take_in_what_arrived())),
         }
     }
 }
 
 impl<S: Source, W: Watch> Flow<S, W> {
     fn new(parts: Parts<S, W>) -> Self {
-        let Parts { source, framing, translator, watch, limits } = parts;
+        let Parts { source, framing, translator, watch, limits, stop } = parts;
         let now = Instant::now();
         let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
         let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer }
+        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer, stop }
     }
 
     /// Waits for the next bytes, or for the timer, and takes in what they mean.
@@ -198,6 +220,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
                 Err(()) => self.finish(End::Truncated),
             },
             () = &mut self.timer => self.silence(),
+            () = &mut self.stop => self.finish(End::Stopped),
         }
     }
 
@@ -209,12 +232,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
             match self.decoder.next_frame() {
                 Ok(Some(frame)) => self.frame(&frame),
                 Ok(None) => return,
-                Err(_) => {
-                    return self.finish(End::Failed(UpstreamError::new(
-                        providers::Class::Server,
-                        "the provider sent an event that is too large",
-                    )));
-                }
+                Err(fault) => return self.finish(End::Unreadable(fault)),
             }
             if self.state.end.is_some() {
                 return;
@@ -282,6 +300,21 @@ impl<S: Source, W: Watch> Flow<S, W> {
             let ended = async { while let Ok(Some(_)) = self.source.chunk().await {} };
             let _ = timeout(LINGER, ended).await;
         }
+    }
+
+    /// Reads what has already arrived for a client that left, then breaks off.
+    async fn take_in_what_arrived(mut self) {
+        let arrived = async {
+            while self.state.end.is_none() {
+                self.state.out.clear();
+                match timeout(ARRIVED, self.source.chunk()).await {
+                    Ok(Ok(Some(chunk))) => self.take_in(chunk),
+                    Ok(Ok(None)) => self.source_ended(),
+                    Ok(Err(())) | Err(_) => return,
+                }
+            }
+        };
+        let _ = timeout(ARRIVED_AT_MOST, arrived).await;
     }
 
     /// Reads on for a client that left.

@@ -47,7 +47,9 @@ fn configuration(provider: &FakeProvider, cases: &[Case]) -> String {
     let url = provider.url();
     let mut toml = String::from("[server]\nallow_anonymous = true\n");
     for kind in crate::support::dialect::DIALECTS.map(|dialect| dialect.kind) {
-        toml += &format!("[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\n{ONCE}");
+        let unpriced: Vec<_> =
+            cases.iter().filter(|case| !case.priced && case.provider == kind).map(|case| &case.model).collect();
+        toml += &format!("[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\nmodels = {unpriced:?}\n{ONCE}");
     }
     let common = format!("kind = \"openai\"\nbase_url = \"{url}\"\n{ONCE}");
     toml += &format!("[providers.drain]\n{common}on_disconnect = \"drain\"\n");

@@ -127,6 +127,7 @@ async fn junk_makes_no_series() {
     for n in 0..100 {
         kinds[2](n).send(address).await;
     }
+    gateway.scrape();
     let before = gateway.scrape().identities();
     for kind in kinds {
         let senders = (0..SENDERS).map(|sender| {

@@ -54,7 +54,7 @@ async fn with_no_configuration_the_printed_curl_line_works() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn idle_connections_do_not_hold_it_up() {
     let fake = FakeProvider::start().await;
-    fake.on("plain", |exchange| openai().stream(exchange, &said(3), Some(&usage(17, 3))));
+    fake.on("plain", |exchange| openai().answer(exchange, 3, &usage(17, 3)));
     let mut gateway = Gateway::start(configuration(&fake, "20s")).await;
     let mut kept = Connection::open(gateway.address).await;
     kept.write(&Request::chat(&request("fake/plain", 3)).bytes()).await;

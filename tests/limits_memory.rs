@@ -77,6 +77,42 @@ async fn the_reset_is_when_the_limit_is_whole_again() {
     assert_eq!(denied.standing.requests.expect("limited").reset, Duration::from_millis(40_500), "when both have left");
 }
 
+/// The worked example of docs/rate-limits.md, line by line.
+#[tokio::test(start_paused = true)]
+async fn the_worked_example_is_true() {
+    let limits = Limits::memory();
+    let ledger = [limits.ledger(rule(Scope::Key, "team-a", Some(600), Some(1_000), Some(20)))];
+    let began = tokio::time::Instant::now();
+    let at = async |ms: u64| tokio::time::advance(Duration::from_millis(ms).saturating_sub(began.elapsed())).await;
+    let left = |permit: &choreoai::limits::Permit| permit.standing().tokens.expect("limited").remaining;
+
+    let mut first = limits.admit(&ledger, 400).await.expect("passes");
+    assert_eq!(left(&first), 600);
+    at(100).await;
+    let mut second = limits.admit(&ledger, 400).await.expect("passes");
+    assert_eq!(left(&second), 200);
+    at(200).await;
+    let denied = limits.admit(&ledger, 400).await.expect_err("200 are left");
+    assert_eq!(denied.standing.requests.expect("limited").remaining, 598);
+    at(2_000).await;
+    first.settle(150);
+    drop(first);
+    at(2_100).await;
+    let mut third = limits.admit(&ledger, 400).await.expect("250 came back");
+    third.settle(400);
+    assert_eq!(left(&third), 50);
+    at(9_000).await;
+    second.settle(700);
+    drop(second);
+    at(9_100).await;
+    let denied = limits.admit(&ledger, 50).await.expect_err("1,250 of 1,000");
+    assert_eq!(denied.retry_after, Some(Duration::from_millis(51_400)));
+    at(60_499).await;
+    limits.admit(&ledger, 50).await.expect_err("a moment too early");
+    at(60_500).await;
+    assert_eq!(left(&limits.admit(&ledger, 50).await.expect("passes")), 250);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_rule_that_is_configured_again_goes_on_where_it_was() {
     let limits = Limits::memory();

@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod accuracy;
 #[cfg(test)]
+mod configuration;
+#[cfg(test)]
 mod door;
 #[cfg(test)]
 mod house;
@@ -18,7 +20,13 @@ mod life;
 #[cfg(test)]
 mod limits_memory;
 #[cfg(test)]
+mod limits_outage;
+#[cfg(test)]
 mod limits_queue;
+#[cfg(test)]
+mod limits_redis;
+#[cfg(test)]
+mod limits_server;
 #[cfg(test)]
 mod limits_storm;
 #[cfg(test)]

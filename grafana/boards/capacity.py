@@ -11,12 +11,14 @@ def load():
         lines("Queue wait p95", "How long calls waited for a slot.", "s",
               [(quantile(0.95, "choreoai_queue_wait_seconds", P, "provider"), "{{provider}}")], empty="nobody waited"),
         lines("Requests in flight", "Calls that have begun and not ended.", "short",
-              [(f"sum by (endpoint) (choreoai_requests_in_flight{{{S}}})", "{{endpoint}}")], 8),
+              [(f"sum by (endpoint) (choreoai_requests_in_flight{{{S}}})", "{{endpoint}}")], 6),
+        lines("Attempts in flight", "Attempts under way at each provider; also those read on after their caller left.", "short",
+              [(f"sum by (provider) (choreoai_attempts_in_flight{{{P}}})", "{{provider}}")], 6),
         lines("Active connections", "Client connections, by instance.", "short",
-              [(f"sum by (instance) (choreoai_active_connections{{{S}}})", "{{instance}}")], 8,
+              [(f"sum by (instance) (choreoai_active_connections{{{S}}})", "{{instance}}")], 6,
               limit="threshold:active_connections"),
         lines("Request rate vs limit", "All calls against the rate this installation was planned for.", "reqps",
-              [(rate("choreoai_requests_total", S), "requests")], 8, limit="threshold:requests_per_second"),
+              [(rate("choreoai_requests_total", S), "requests")], 6, limit="threshold:requests_per_second"),
     ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """Who was refused and why: keys, limits, and the store behind the limits."""
 
-from kit import S, board, lines, rate, row, share, states
+from kit import S, board, lines, percentiles, rate, row, share, states
 
 BACKEND = {"0": ("ok", "green"), "1": ("degraded", "red")}
 
@@ -29,6 +29,8 @@ def limits():
                [(f"max by (backend) (choreoai_rate_limit_backend_state{{{S}}})", "{{backend}}")], BACKEND),
         lines("Degraded decisions", "Limits decided without the shared store.", "ops",
               [(rate("choreoai_rate_limit_degraded_total", S), "decisions")]),
+        lines("Limit script time", "How long the shared store takes to decide; every call waits for it once.", "s",
+              percentiles("choreoai_rate_limit_script_seconds", S), empty="limits are kept in memory"),
     ]  # fmt: skip
 
 

@@ -32,7 +32,7 @@ pub(crate) struct Row {
 }
 
 /// What most rows say.
-const USUAL: Row = Row {
+pub(crate) const USUAL: Row = Row {
     kind: "openai-compatible",
     base_url: None,
     key_variable: None,

@@ -126,6 +126,21 @@ impl UpstreamError {
             retry_after: None,
         }
     }
+
+    /// An error of this class that came with `status`; the client gets that status where it means the class.
+    #[must_use]
+    pub fn at(status: Option<StatusCode>, class: Class, message: impl Into<String>) -> Self {
+        let mut error = Self::new(class, message);
+        if let Some(status) = status.filter(|status| Class::from_status(*status) == class && is_known_to_clients(*status)) {
+            error.status = status;
+        }
+        error
+    }
+}
+
+/// Whether OpenAI's clients know what to do with a status.
+fn is_known_to_clients(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 400..=423 | 425..=451 | 500..=504)
 }
 
 /// A request that a wire cannot say, or that is no request: the client's mistake, nothing is sent.
@@ -159,13 +174,20 @@ const KEY_PREFIXES: [&str; 9] = ["sk-", "sk_", "xai-", "gsk_", "AIza", "hf_", "p
 /// The message with anything that looks like an API key, masked or not, taken out: providers echo
 /// the key they were sent in their 401 messages.
 pub(crate) fn scrub(message: &str) -> String {
-    let looks_like_key = |word: &str| {
-        let word = word.trim_start_matches(['\'', '"', '`', '(', '[']);
-        word.len() > 8 && (KEY_PREFIXES.iter().any(|p| word.starts_with(p)) || word.contains("***"))
-    };
-    if !message.split_whitespace().any(looks_like_key) {
-        return message.to_owned();
+    const MARK: &str = "[redacted]";
+    let is_part = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '*' | '.' | '…');
+    let mut out = String::with_capacity(message.len());
+    for word in message.split_inclusive(|c| !is_part(c)) {
+        let (body, end) = word.split_at(word.trim_end_matches(|c| !is_part(c)).len());
+        let key = body.trim_end_matches('.');
+        let has_prefix = KEY_PREFIXES.iter().any(|prefix| key.starts_with(prefix)) && key.len() > 8;
+        if has_prefix || key.contains("***") {
+            out.push_str(MARK);
+            out.push_str(&body[key.len()..]);
+        } else {
+            out.push_str(body);
+        }
+        out.push_str(end);
     }
-    let words = message.split(' ').map(|word| if looks_like_key(word) { "[redacted]" } else { word });
-    words.collect::<Vec<_>>().join(" ")
+    out
 }

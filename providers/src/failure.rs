@@ -100,7 +100,7 @@ impl Told {
         let mut told = Self {
             message: message.iter().find_map(|name| members.get(*name).and_then(sentence)),
             kind: word("type"),
-            code: word("code"),
+            code: word("code").or_else(|| word("error_code")),
             param: word("param"),
             status: status.iter().find_map(|name| members.get(*name).and_then(http_status)),
         };

@@ -1,219 +1,130 @@
-//! Bytes into frames: server-sent events and JSON lines. A push parser: it is given whatever the
-//! network delivers, cut anywhere, and gives back whole frames. Its only buffer is bounded.
+//! Bytes into frames: server-sent events, JSON lines, JSON arrays and AWS's event stream. A push parser: it is given
+//! whatever the network delivers, cut anywhere, and gives back whole frames. Its only buffer is bounded.
 //! It must not know what a frame means.
 
-use bytes::{Bytes, BytesMut};
+mod array;
+mod aws;
+mod lines;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use array::Elements;
+use aws::Messages;
+use lines::Lines;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's image or audio.
-pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_FRAME_BYTES: usize = 4 * 1024 * 1024;
 
 /// How a stream of bytes is divided into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Framing {
-    /// Server-sent events: <https://html.spec.whatwg.org/multipage/server-sent-events.html>
+    /// Server-sent events: <https://html.spec.whatwg.org/multipage/server-sent-events.html>. A stream that
+    /// opens with a bracket is no such stream, and is read as one JSON array whose elements are the frames.
     Sse,
     /// One JSON value a line.
     JsonLines,
+    /// AWS's binary messages: <https://smithy.io/2.0/aws/amazon-eventstream.html>
+    AwsEventStream,
 }
 
 /// One frame of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// The frame's own name (the `event:` of server-sent events), when it has one.
+    /// The frame's own name, when it has one: the `event:` of server-sent events, the `:event-type` of
+    /// AWS's messages. An exception of AWS is `exception:` and its type.
     pub name: Option<Bytes>,
     /// The payload.
     pub data: Bytes,
 }
 
-/// A frame larger than [`MAX_FRAME_BYTES`]; the stream cannot be read on.
+/// Why a stream cannot be read on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameTooLarge;
+pub enum BadFrame {
+    /// A frame is larger than [`MAX_FRAME_BYTES`].
+    TooLarge,
+    /// A frame's lengths or checksums do not agree.
+    Corrupt,
+}
+
+impl fmt::Display for BadFrame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::TooLarge => "an event of the stream is too large",
+            Self::Corrupt => "an event of the stream is corrupt",
+        })
+    }
+}
+
+impl std::error::Error for BadFrame {}
 
 /// Divides the bytes of one stream into frames.
 #[derive(Debug)]
-pub struct Decoder {
-    framing: Framing,
-    /// What arrived and is not yet divided.
-    chunk: Bytes,
-    /// The beginning of a line whose end has not arrived.
-    partial_line: BytesMut,
-    /// The last byte seen was a CR: an LF that follows belongs to it.
-    after_cr: bool,
-    at_start: bool,
-    /// Inside a JSON body that is no event stream.
-    in_json: bool,
-    name: Option<Bytes>,
-    data: Data,
-}
+pub struct Decoder(Inner);
 
-/// The `data` lines of the event that is being read.
-#[derive(Debug, Default)]
-enum Data {
-    #[default]
-    None,
-    One(Bytes),
-    Many(BytesMut),
-}
-
-impl Data {
-    fn len(&self) -> usize {
-        match self {
-            Self::None => 0,
-            Self::One(line) => line.len(),
-            Self::Many(lines) => lines.len(),
-        }
-    }
-
-    fn push(&mut self, line: Bytes) {
-        *self = match std::mem::take(self) {
-            Self::None => Self::One(line),
-            Self::One(first) => {
-                let mut lines = BytesMut::with_capacity(first.len() + line.len() + 1);
-                lines.extend_from_slice(&first);
-                Self::Many(lines).with_line(&line)
-            }
-            many @ Self::Many(_) => many.with_line(&line),
-        };
-    }
-
-    fn with_line(mut self, line: &[u8]) -> Self {
-        if let Self::Many(lines) = &mut self {
-            lines.extend_from_slice(b"\n");
-            lines.extend_from_slice(line);
-        }
-        self
-    }
-
-    fn is_none(&self) -> bool {
-        matches!(self, Self::None)
-    }
-
-    fn take(&mut self) -> Option<Bytes> {
-        match std::mem::take(self) {
-            Self::None => None,
-            Self::One(line) => Some(line),
-            Self::Many(lines) => Some(lines.freeze()),
-        }
-    }
+#[derive(Debug)]
+enum Inner {
+    /// Nothing but white space has come of what should be server-sent events.
+    Opening,
+    Lines(Lines),
+    Elements(Elements),
+    Messages(Messages),
 }
 
 impl Decoder {
     /// A decoder at the start of a stream.
     #[must_use]
     pub fn new(framing: Framing) -> Self {
-        Self {
-            framing,
-            chunk: Bytes::new(),
-            partial_line: BytesMut::new(),
-            after_cr: false,
-            at_start: true,
-            in_json: false,
-            name: None,
-            data: Data::None,
-        }
+        Self(match framing {
+            Framing::Sse => Inner::Opening,
+            Framing::JsonLines => Inner::Lines(Lines::new(false)),
+            Framing::AwsEventStream => Inner::Messages(Messages::default()),
+        })
     }
 
     /// Gives the next bytes. All frames must have been taken with [`next_frame`](Self::next_frame) before.
     pub fn push(&mut self, chunk: Bytes) {
-        self.chunk = chunk;
+        if matches!(self.0, Inner::Opening) {
+            match chunk.trim_ascii_start().first() {
+                // Blank lines before the first event mean nothing.
+                None => return,
+                Some(b'[') => self.0 = Inner::Elements(Elements::default()),
+                Some(_) => self.0 = Inner::Lines(Lines::new(true)),
+            }
+        }
+        match &mut self.0 {
+            Inner::Opening => {}
+            Inner::Lines(lines) => lines.push(chunk),
+            Inner::Elements(elements) => elements.push(chunk),
+            Inner::Messages(messages) => messages.push(&chunk),
+        }
     }
 
     /// The next whole frame, or `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`FrameTooLarge`] when a frame passes the bound; the decoder must not be used after that.
-    pub fn next_frame(&mut self) -> Result<Option<Frame>, FrameTooLarge> {
-        while let Some(line) = self.next_line()? {
-            if let Some(frame) = self.line(line) {
-                return Ok(Some(frame));
-            }
+    /// A [`BadFrame`]; the decoder must not be used after that.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, BadFrame> {
+        match &mut self.0 {
+            Inner::Opening => Ok(None),
+            Inner::Lines(lines) => lines.next_frame(),
+            Inner::Elements(elements) => elements.next_frame(),
+            Inner::Messages(messages) => messages.next_frame(),
         }
-        Ok(None)
     }
 
     /// The frame that stands unfinished at the end of the stream, if any: providers leave out the
-    /// last blank line.
+    /// last blank line. A binary message that is not whole is none.
     ///
     /// # Errors
-    /// [`FrameTooLarge`] as for [`next_frame`](Self::next_frame).
-    pub fn finish(&mut self) -> Result<Option<Frame>, FrameTooLarge> {
-        if let Some(frame) = self.next_frame()? {
-            return Ok(Some(frame));
+    /// A [`BadFrame`] as for [`next_frame`](Self::next_frame).
+    pub fn finish(&mut self) -> Result<Option<Frame>, BadFrame> {
+        match &mut self.0 {
+            Inner::Opening => Ok(None),
+            Inner::Lines(lines) => lines.finish(),
+            Inner::Elements(elements) => elements.finish(),
+            Inner::Messages(messages) => messages.next_frame(),
         }
-        let line = self.partial_line.split().freeze();
-        if !line.is_empty()
-            && let Some(frame) = self.line(line)
-        {
-            return Ok(Some(frame));
-        }
-        Ok(self.event())
-    }
-
-    fn next_line(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
-        if std::mem::take(&mut self.after_cr) {
-            if self.chunk.first() == Some(&b'\n') {
-                let _ = self.chunk.split_to(1);
-            } else if self.chunk.is_empty() {
-                self.after_cr = true;
-            }
-        }
-        let Some(end) = memchr::memchr2(b'\n', b'\r', &self.chunk) else {
-            let rest = std::mem::take(&mut self.chunk);
-            self.partial_line.extend_from_slice(&rest);
-            return self.bounded(self.partial_line.len()).map(|()| None);
-        };
-        let head = self.chunk.split_to(end);
-        self.after_cr = self.chunk.split_to(1)[0] == b'\r';
-        let line = if self.partial_line.is_empty() {
-            head
-        } else {
-            self.partial_line.extend_from_slice(&head);
-            self.partial_line.split().freeze()
-        };
-        self.bounded(line.len()).map(|()| Some(line))
-    }
-
-    fn bounded(&self, line_bytes: usize) -> Result<(), FrameTooLarge> {
-        if line_bytes + self.data.len() > MAX_FRAME_BYTES { Err(FrameTooLarge) } else { Ok(()) }
-    }
-
-    fn line(&mut self, mut line: Bytes) -> Option<Frame> {
-        if std::mem::take(&mut self.at_start) && line.starts_with("\u{feff}".as_bytes()) {
-            line = line.slice(3..);
-        }
-        match self.framing {
-            Framing::Sse => self.sse_line(&line),
-            Framing::JsonLines if line.trim_ascii().is_empty() => None,
-            Framing::JsonLines => Some(Frame { name: None, data: line }),
-        }
-    }
-
-    fn sse_line(&mut self, line: &Bytes) -> Option<Frame> {
-        if line.is_empty() {
-            return self.event();
-        }
-        // Some providers answer a call for a stream with a plain JSON body, mostly an error. No field
-        // of an event begins with a brace, so such a body is one event's data, line by line.
-        self.in_json |= line.first() == Some(&b'{') && self.data.is_none();
-        if self.in_json {
-            self.data.push(line.clone());
-            return None;
-        }
-        let colon = memchr::memchr(b':', line).unwrap_or(line.len());
-        let after = (colon + 1).min(line.len());
-        let value = line.slice(after + usize::from(line.get(after) == Some(&b' '))..);
-        match &line[..colon] {
-            b"data" => self.data.push(value),
-            b"event" => self.name = Some(value),
-            _ => {}
-        }
-        None
-    }
-
-    /// The event read so far; one without data is none.
-    fn event(&mut self) -> Option<Frame> {
-        self.in_json = false;
-        let name = self.name.take();
-        self.data.take().map(|data| Frame { name, data })
     }
 }

@@ -2,25 +2,41 @@
 //! It must not know a socket, a clock, a secret, the environment, metering or an async runtime:
 //! ids, times and names come in from outside, bytes and [`Event`]s go out.
 
+mod anthropic;
+mod azure;
+mod base64;
+mod bedrock;
 mod call;
 pub mod chat;
+mod cohere;
 mod compatible;
+mod dataurl;
+mod embeddings;
 mod error;
 mod event;
 mod failure;
 pub mod frames;
+mod gemini;
 mod grammar;
 pub mod json;
+mod leftover;
+mod media;
+mod ollama;
 pub mod reply;
 mod request;
 mod retry;
+mod segment;
+mod toolid;
+mod turns;
+mod unsaid;
 mod usage;
+mod vertex;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
 pub use error::{Class, Refusal, UpstreamError};
 pub use event::{Event, Kind};
 pub use request::{ChatRequest, Edit};
-pub use usage::{Tier, Usage};
+pub use usage::{Billed, Tier, Usage};
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
@@ -63,7 +79,17 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 0] = [];
+static FOREIGN: [&dyn Provider; 9] = [
+    &anthropic::Anthropic,
+    &anthropic::ClaudeOnVertex,
+    &anthropic::ClaudeOnBedrock,
+    &azure::Azure,
+    &bedrock::Bedrock,
+    &cohere::Cohere,
+    &gemini::Gemini,
+    &ollama::Ollama,
+    &vertex::Vertex,
+];
 
 /// The wire with this name.
 #[must_use]

@@ -19,7 +19,7 @@ pub enum Piece {
     Reasoning(String),
     /// A tool call begins. Calls are numbered from 0 in the order they begin.
     ToolStart {
-        /// The call's id.
+        /// The call's id; empty where the wire gives none.
         id: String,
         /// The function's name.
         name: String,
@@ -36,6 +36,8 @@ pub enum Piece {
     /// A further member of the message beyond OpenAI's (`thinking_blocks`, `citations`, …). On a
     /// stream it goes into a delta as it is; in a whole answer arrays are joined, others replaced.
     Extra(&'static str, Value),
+    /// Log probabilities of the text so far, as OpenAI's `logprobs.content` lists them.
+    Logprobs(Vec<Value>),
     /// The choice ends: OpenAI's finish reason.
     Finish(&'static str),
 }
@@ -43,6 +45,8 @@ pub enum Piece {
 /// Writes a streamed answer.
 #[derive(Debug)]
 pub struct ChunkWriter {
+    /// The gateway's own id, from which call ids are made.
+    own_id: String,
     id: String,
     created: u64,
     model: String,
@@ -56,7 +60,8 @@ pub struct ChunkWriter {
 struct Choice {
     opened: bool,
     finished: bool,
-    calls: usize,
+    /// The ids of the calls so far.
+    calls: Vec<String>,
     /// Whether each call had any arguments.
     arguments_seen: Vec<bool>,
 }
@@ -66,6 +71,7 @@ impl ChunkWriter {
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
         Self {
+            own_id: call.id.to_owned(),
             id: call.id.to_owned(),
             created: call.created,
             model: call.model.to_owned(),
@@ -117,6 +123,7 @@ impl ChunkWriter {
             Piece::ToolStart { id, name, extra } => self.tool_start(choice, (id, name, extra), emit),
             Piece::ToolArguments { index, text } => self.tool_arguments(choice, index, &text, emit),
             Piece::Extra(key, value) => self.delta(choice, &json!({key: value}), "", emit),
+            Piece::Logprobs(tokens) => self.logprobs(choice, &tokens, emit),
             Piece::Finish(reason) => self.finish(choice, reason, emit),
         }
     }
@@ -145,8 +152,9 @@ impl ChunkWriter {
         (id, name, extra): (String, String, Map<String, Value>),
         emit: &mut dyn FnMut(Event<'_>),
     ) {
-        let index = self.choice(choice).calls;
-        self.choice(choice).calls += 1;
+        let index = self.choice(choice).calls.len();
+        let id = call_id(id, &self.choices[choice].calls, (&self.own_id, choice));
+        self.choice(choice).calls.push(id.clone());
         self.choice(choice).arguments_seen.push(false);
         let mut call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
         if let Some(members) = call.as_object_mut() {
@@ -179,6 +187,16 @@ impl ChunkWriter {
         emit(Event { bytes, kind: Kind::Delta(text) });
     }
 
+    /// A chunk of its own, with nothing new in its delta.
+    fn logprobs(&mut self, choice: usize, tokens: &[Value], emit: &mut dyn FnMut(Event<'_>)) {
+        let logprobs = json!({"content": tokens, "refusal": null});
+        let choices = json!([{"index": choice, "delta": {}, "logprobs": logprobs, "finish_reason": null}]);
+        let chunk = Value::Object(self.envelope(choices));
+        self.buffer.clear();
+        write_sse(&mut self.buffer, &chunk);
+        emit(Event { bytes: &self.buffer, kind: Kind::Delta("") });
+    }
+
     fn choice(&mut self, index: usize) -> &mut Choice {
         if self.choices.len() <= index {
             self.choices.resize(index + 1, Choice::default());
@@ -205,6 +223,18 @@ impl ChunkWriter {
     }
 }
 
+/// The id under which a call goes to the client: the wire's own, or, where that is empty or was given
+/// to an earlier call of the choice, one made from the answer's id and the call's place. So it is the same
+/// however the answer is cut, and no two calls share one.
+fn call_id(given: String, taken: &[String], place: (&str, usize)) -> String {
+    if !given.is_empty() && !taken.contains(&given) {
+        return given;
+    }
+    let (answer_id, choice) = place;
+    let stem = answer_id.strip_prefix("chatcmpl-").unwrap_or(answer_id);
+    format!("call_{stem}_{choice}_{}", taken.len())
+}
+
 /// One SSE data line and its blank line.
 pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
     out.extend_from_slice(b"data: ");
@@ -215,6 +245,8 @@ pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
 /// Writes a whole answer.
 #[derive(Debug)]
 pub struct AnswerWriter {
+    /// The gateway's own id, from which call ids are made.
+    own_id: String,
     id: String,
     created: u64,
     model: String,
@@ -227,7 +259,9 @@ struct Message {
     content: Option<String>,
     reasoning: Option<String>,
     calls: Vec<(Value, String)>,
+    call_ids: Vec<String>,
     extra: Map<String, Value>,
+    logprobs: Vec<Value>,
     finish: Option<&'static str>,
 }
 
@@ -236,6 +270,7 @@ impl AnswerWriter {
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
         Self {
+            own_id: call.id.to_owned(),
             id: call.id.to_owned(),
             created: call.created,
             model: call.model.to_owned(),
@@ -271,6 +306,8 @@ impl AnswerWriter {
             }
             Piece::ToolStart { id, name, extra } => {
                 self.text.push_str(&name);
+                let id = call_id(id, &message.call_ids, (&self.own_id, choice));
+                message.call_ids.push(id.clone());
                 let mut call = json!({"id": id, "type": "function", "function": {"name": name}});
                 if let Some(members) = call.as_object_mut() {
                     members.extend(extra);
@@ -284,6 +321,7 @@ impl AnswerWriter {
                 }
             }
             Piece::Extra(key, value) => join(&mut message.extra, key, value),
+            Piece::Logprobs(tokens) => message.logprobs.extend(tokens),
             Piece::Finish(reason) => message.finish = Some(reason),
         }
     }
@@ -316,7 +354,8 @@ impl Message {
             }
             members.extend(self.extra);
         }
-        json!({"index": index, "message": message, "logprobs": null, "finish_reason": self.finish})
+        let logprobs = (!self.logprobs.is_empty()).then(|| json!({"content": self.logprobs, "refusal": null}));
+        json!({"index": index, "message": message, "logprobs": logprobs, "finish_reason": self.finish})
     }
 }
 
@@ -340,10 +379,10 @@ pub(crate) fn openai_usage(usage: &Usage) -> Value {
     json!({
         "prompt_tokens": usage.input,
         "completion_tokens": usage.output,
-        "total_tokens": usage.input + usage.output,
+        "total_tokens": usage.input.saturating_add(usage.output),
         "prompt_tokens_details": {
             "cached_tokens": usage.cache_read,
-            "cache_write_tokens": usage.cache_write + usage.cache_write_1h,
+            "cache_write_tokens": usage.cache_write.saturating_add(usage.cache_write_1h),
             "audio_tokens": usage.audio_in,
         },
         "completion_tokens_details": {

@@ -2,8 +2,6 @@
 //! parsing the rest. Fields can be replaced, added or taken out in place; all others stay as they came.
 //! It must not know any provider, caller or limit.
 
-use std::ops::Range;
-
 use bytes::{Bytes, BytesMut};
 
 use crate::call::Endpoint;
@@ -92,73 +90,73 @@ impl ChatRequest {
     /// nothing changes.
     #[must_use]
     pub fn edited(&self, edits: &[Edit<'_>]) -> Bytes {
-        let mut changes = Vec::with_capacity(edits.len());
-        let mut added = Vec::new();
-        for edit in edits {
-            self.plan(edit, &mut changes, &mut added);
-        }
-        if changes.is_empty() && added.is_empty() {
+        let fates: Vec<Fate<'_>> = self.members.iter().map(|member| self.fate(member, edits)).collect();
+        let added = edits.iter().filter_map(|edit| match *edit {
+            Edit::Set(name, value) if find(&self.raw, &self.members, name).is_none() => Some((name, value)),
+            _ => None,
+        });
+        let mut added = added.peekable();
+        if added.peek().is_none() && fates.iter().all(|fate| matches!(fate, Fate::Kept)) {
             return self.raw.clone();
         }
-        changes.sort_by_key(|change| change.at.start);
-        let mut out = BytesMut::with_capacity(self.raw.len() + 64 + added.len());
-        let mut from = 0;
-        for change in &changes {
-            out.extend_from_slice(&self.raw[from..change.at.start]);
-            out.extend_from_slice(change.with);
-            from = change.at.end;
+        let mut out = BytesMut::with_capacity(self.raw.len() + 128);
+        let mut end = self.members.first().map_or(1, |member| member.key.start);
+        out.extend_from_slice(&self.raw[..end]);
+        let (mut is_first, mut is_joined) = (true, false);
+        for (member, fate) in self.members.iter().zip(&fates) {
+            if !matches!(fate, Fate::Gone) {
+                // The comma and the space around it, as they stood between two neighbours.
+                let between = if is_joined { &self.raw[end..member.key.start] } else { b"," };
+                out.extend_from_slice(if is_first { b"" } else { between });
+                self.write(&mut out, member, fate);
+                is_first = false;
+            }
+            is_joined = !matches!(fate, Fate::Gone);
+            end = member.value.end;
         }
-        let close = self.raw.iter().rposition(|&byte| byte == b'}').unwrap_or(self.raw.len());
-        out.extend_from_slice(&self.raw[from..close]);
-        let removed = edits.iter().filter(|edit| matches!(edit, Edit::Remove(name) if self.field(name).is_some())).count();
-        if removed == self.members.len() && added.starts_with(b",") {
-            added.remove(0);
+        for (name, value) in added {
+            out.extend_from_slice(if is_first { b"\"" } else { b",\"" });
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            out.extend_from_slice(value);
+            is_first = false;
         }
-        out.extend_from_slice(&added);
-        out.extend_from_slice(b"}");
+        out.extend_from_slice(&self.raw[end..]);
         out.freeze()
     }
 
-    fn plan<'a>(&self, edit: &Edit<'a>, changes: &mut Vec<Change<'a>>, added: &mut Vec<u8>) {
-        match *edit {
-            Edit::Set(name, value) => match find(&self.raw, &self.members, name) {
-                Some(member) if self.raw[member.value.clone()] == *value => {}
-                Some(member) => changes.push(Change { at: member.value.clone(), with: value }),
-                None => {
-                    added.extend_from_slice(b",\"");
-                    added.extend_from_slice(name.as_bytes());
-                    added.extend_from_slice(b"\":");
-                    added.extend_from_slice(value);
-                }
-            },
-            Edit::Remove(name) => {
-                if let Some(index) = self.members.iter().position(|member| is_named(&self.raw, member, name)) {
-                    changes.push(Change { at: self.span_with_comma(index), with: b"" });
-                }
+    fn fate<'a>(&self, member: &Member, edits: &[Edit<'a>]) -> Fate<'a> {
+        let fates = edits.iter().filter_map(|edit| match *edit {
+            Edit::Set(name, value) if is_named(&self.raw, member, name) && self.raw[member.value.clone()] != *value => {
+                Some(Fate::Replaced(value))
             }
-            Edit::Rename(from, to) => {
-                if let Some(member) = find(&self.raw, &self.members, from) {
-                    let inside = member.key.start + 1..member.key.end - 1;
-                    changes.push(Change { at: inside, with: to.as_bytes() });
-                }
-            }
-        }
+            Edit::Remove(name) if is_named(&self.raw, member, name) => Some(Fate::Gone),
+            Edit::Rename(from, to) if is_named(&self.raw, member, from) => Some(Fate::Renamed(to)),
+            _ => None,
+        });
+        fates.last().unwrap_or(Fate::Kept)
     }
 
-    /// A member with one comma beside it: the one before, or for the first member the one after.
-    fn span_with_comma(&self, index: usize) -> Range<usize> {
-        let member = &self.members[index];
-        match (index.checked_sub(1).map(|before| &self.members[before]), self.members.get(index + 1)) {
-            (Some(before), _) => before.value.end..member.value.end,
-            (None, Some(after)) => member.key.start..after.key.start,
-            (None, None) => member.key.start..member.value.end,
-        }
+    fn write(&self, out: &mut BytesMut, member: &Member, fate: &Fate<'_>) {
+        let inside_key = member.key.start + 1..member.key.end - 1;
+        let (key, value) = match *fate {
+            Fate::Renamed(name) => (name.as_bytes(), &self.raw[member.value.clone()]),
+            Fate::Replaced(value) => (&self.raw[inside_key], value),
+            Fate::Kept | Fate::Gone => (&self.raw[inside_key], &self.raw[member.value.clone()]),
+        };
+        out.extend_from_slice(b"\"");
+        out.extend_from_slice(key);
+        out.extend_from_slice(&self.raw[member.key.end - 1..member.value.start]);
+        out.extend_from_slice(value);
     }
 }
 
-struct Change<'a> {
-    at: Range<usize>,
-    with: &'a [u8],
+/// What becomes of one field.
+enum Fate<'a> {
+    Kept,
+    Replaced(&'a [u8]),
+    Renamed(&'a str),
+    Gone,
 }
 
 fn is_named(raw: &[u8], member: &Member, name: &str) -> bool {

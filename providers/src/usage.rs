@@ -29,6 +29,18 @@ pub struct Usage {
     pub tier: Tier,
     /// What the provider itself says this attempt cost, in 10⁻¹² USD, where its answers carry that.
     pub reported_cost: Option<u64>,
+    /// The tokens that the provider bills, where it counts others than the model saw and made. Cost is
+    /// computed on these alone, at the plain input and output price; limits on the fields above.
+    pub billed: Option<Billed>,
+}
+
+/// Tokens that a provider bills.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Billed {
+    /// At the input price.
+    pub input: u64,
+    /// At the output price.
+    pub output: u64,
 }
 
 /// Service tiers that are priced apart.

@@ -10,6 +10,11 @@ use crate::chance::Chance;
 use crate::play;
 use crate::strict;
 
+/// How many tries; `ROUNDS` asks for more.
+fn rounds() -> u64 {
+    std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4_000)
+}
+
 /// Whole streams to start from.
 fn known() -> Vec<Vec<Value>> {
     let chunk =
@@ -47,7 +52,7 @@ fn known() -> Vec<Vec<Value>> {
 }
 
 /// Changes one thing somewhere in the value.
-fn bend(value: &mut Value, chance: &mut Chance) {
+pub fn bend(value: &mut Value, chance: &mut Chance) {
     let odd = [
         json!(null),
         json!(""),
@@ -109,8 +114,7 @@ fn whatever_a_dialect_does_the_client_gets_openais_grammar() {
         })
         .into();
     let mut chance = Chance(0x5eed);
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(20_000);
-    for round in 0..rounds {
+    for round in 0..rounds() {
         let mut chunks = chance.pick(&known());
         for _ in 0..=chance.below(4) {
             let at = chance.below(chunks.len());
@@ -150,5 +154,64 @@ fn what_is_in_grammar_already_goes_out_byte_for_byte() {
         let played = play::stream_every_way(row, &play::call(&request, "m", &account), Framing::Sse, body.as_bytes());
         assert_eq!(played.bytes, body);
         assert_eq!(played.text, "Hello");
+    }
+}
+
+#[test]
+fn whatever_a_whole_answer_looks_like_the_client_gets_openais_grammar() {
+    let row = providers::provider("openai-compatible").unwrap();
+    let request = play::chat(&json!({"model": "m", "messages": []}));
+    let account = Account::default();
+    let call = play::call(&request, "m", &account);
+    let known = [
+        json!({"id": "c1", "object": "chat.completion", "created": 7, "model": "m",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}),
+        json!({"id": "c1", "object": "chat.completion", "created": 7, "model": "m", "choices": [{"index": 0, "finish_reason": "tool_calls",
+            "message": {"role": "assistant", "content": null, "reasoning": "hm",
+                "tool_calls": [{"id": "call_a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}}]}),
+    ];
+    let mut chance = Chance(0xa11);
+    for round in 0..rounds() {
+        let mut body = chance.pick(&known);
+        for _ in 0..chance.below(4) {
+            bend(&mut body, &mut chance);
+        }
+        let given = body.to_string();
+        let Ok(answer) = row.answer(&call, &http::HeaderMap::new(), given.clone().into()) else { continue };
+        let got = serde_json::from_slice(&answer.body).unwrap();
+        if let Err(fault) = strict::whole_grammar(&got) {
+            panic!("round {round}: {fault}\nfrom {given}");
+        }
+        assert!(answer.usage.is_none() || answer.text.is_empty(), "round {round}: text beside usage\n{given}");
+    }
+}
+
+#[test]
+fn broken_bytes_never_panic_and_never_break_the_grammar() {
+    let row = providers::provider("openai-compatible").unwrap();
+    let account = Account::default();
+    let request = play::chat(&json!({"model": "m", "messages": [], "stream": true}));
+    let call = play::call(&request, "m", &account);
+    let mut chance = Chance(0xb17e5);
+    for round in 0..rounds() {
+        let chunks = chance.pick(&known());
+        let mut body: Vec<u8> = chunks.iter().flat_map(|chunk| format!("data: {chunk}\n\n").into_bytes()).collect();
+        for _ in 0..=chance.below(5) {
+            let at = chance.below(body.len());
+            if body.is_empty() {
+                break;
+            }
+            match chance.below(4) {
+                0 => body.truncate(at),
+                1 => drop(body.remove(at)),
+                2 => body.insert(at, chance.pick(b"\"\\{}[]:,\r\n\0u\xff\xed ")),
+                _ => body[at] = chance.pick(b"\"\\{}[]:,\r\n\0u\xff\xed "),
+            }
+        }
+        let played = play::stream(row, &call, Framing::Sse, &[&body]);
+        if let Err(fault) = strict::grammar(&played.bytes, false) {
+            panic!("round {round}: {fault}\nfrom:\n{}", String::from_utf8_lossy(&body));
+        }
     }
 }

@@ -6,7 +6,8 @@
 use std::path::{Path, PathBuf};
 
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use providers::{Account, ChatRequest, Endpoint, Provider, Refusal, UpstreamError, UpstreamRequest, Usage};
+use providers::frames::Framing;
+use providers::{Account, Call, ChatRequest, Endpoint, Provider, Refusal, Unsupported, UpstreamError, UpstreamRequest, Usage};
 use serde_json::{Value, json};
 
 use crate::play;
@@ -42,11 +43,12 @@ fn check(path: &Path) -> Option<String> {
 fn run(provider: &dyn Provider, case: &Value) -> Value {
     let account = account(&case["account"]);
     let model = case["model"].as_str().unwrap();
-    let request = match ChatRequest::parse(case["request"].to_string().into(), Endpoint::Chat) {
+    let endpoint = if case["endpoint"] == "embeddings" { Endpoint::Embeddings } else { Endpoint::Chat };
+    let request = match ChatRequest::parse(case["request"].to_string().into(), endpoint) {
         Ok(request) => request,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
     };
-    let call = play::call(&request, model, &account);
+    let call = Call { endpoint, ..play::call(&request, model, &account) };
     let upstream = match provider.request(&call) {
         Ok(upstream) => upstream,
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
@@ -57,7 +59,7 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
     }
     let status = StatusCode::from_u16(u16::try_from(case["response"]["status"].as_u64().unwrap_or(200)).unwrap()).unwrap();
     let headers = headers(&case["response"]["headers"]);
-    let body = body(&case["response"]);
+    let body = body(&case["response"], upstream.framing);
     let outcome = if !status.is_success() {
         json!({"error": error_json(&provider.error(status, &headers, &body))})
     } else if request.stream {
@@ -80,7 +82,12 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
 
 fn account(given: &Value) -> Account {
     let text = |name: &str| given[name].as_str().map(str::to_owned);
-    Account { region: text("region"), project: text("project"), api_version: text("api_version"), ..Account::default() }
+    let unsupported = match given["unsupported"].as_str() {
+        Some("reject") => Unsupported::Reject,
+        Some("drop") => Unsupported::Drop,
+        _ => Unsupported::Auto,
+    };
+    Account { region: text("region"), project: text("project"), api_version: text("api_version"), unsupported }
 }
 
 fn headers(given: &Value) -> HeaderMap {
@@ -90,10 +97,13 @@ fn headers(given: &Value) -> HeaderMap {
         .collect()
 }
 
-/// `text` as it is, or `body` as JSON.
-fn body(response: &Value) -> Vec<u8> {
-    match response["text"].as_str() {
-        Some(text) => text.as_bytes().to_vec(),
+/// `text` as it is, `events` in the stream's framing, or `body` as JSON.
+fn body(response: &Value, framing: Framing) -> Vec<u8> {
+    if let Some(text) = response["text"].as_str() {
+        return text.as_bytes().to_vec();
+    }
+    match response["events"].as_array() {
+        Some(events) => events.iter().flat_map(|event| play::framed(framing, event)).collect(),
         None => response["body"].to_string().into_bytes(),
     }
 }
@@ -117,8 +127,12 @@ fn error_json(error: &UpstreamError) -> Value {
 }
 
 fn usage_json(usage: &Usage) -> Value {
-    json!({
+    let mut said = json!({
         "input": usage.input, "output": usage.output, "cache_read": usage.cache_read, "cache_write": usage.cache_write,
         "cache_write_1h": usage.cache_write_1h, "reasoning": usage.reasoning, "audio_in": usage.audio_in, "audio_out": usage.audio_out,
-    })
+    });
+    if let Some(billed) = usage.billed {
+        said["billed"] = json!({"input": billed.input, "output": billed.output});
+    }
+    said
 }

@@ -2,7 +2,7 @@
 //! It must not know any particular wire.
 
 use bytes::Bytes;
-use providers::frames::{Decoder, Framing};
+use providers::frames::{Decoder, Frame, Framing};
 use providers::{Account, Call, ChatRequest, Endpoint, Event, Kind, Provider, UpstreamError, Usage};
 use serde_json::Value;
 
@@ -56,6 +56,58 @@ pub fn call<'a>(request: &'a ChatRequest, model: &'a str, account: &'a Account) 
     Call { endpoint: Endpoint::Chat, request, model, account, id: "chatcmpl-test", created: 1_700_000_000, ask_usage: true }
 }
 
+/// The frames in `pieces`, each a network read.
+pub fn frames(framing: Framing, pieces: &[&[u8]]) -> Vec<Frame> {
+    let mut decoder = Decoder::new(framing);
+    let mut frames = Vec::new();
+    for piece in pieces {
+        decoder.push(Bytes::copy_from_slice(piece));
+        frames.extend(std::iter::from_fn(|| decoder.next_frame().unwrap()));
+    }
+    frames.extend(std::iter::from_fn(|| decoder.finish().unwrap()));
+    frames
+}
+
+/// One event of a golden case on the wire: `data` under the event's name, its `type`.
+pub fn framed(framing: Framing, event: &Value) -> Vec<u8> {
+    match framing {
+        Framing::Sse => match event["type"].as_str() {
+            Some(name) => format!("event: {name}\ndata: {event}\n\n").into_bytes(),
+            None => format!("data: {event}\n\n").into_bytes(),
+        },
+        Framing::JsonLines => format!("{event}\n").into_bytes(),
+        Framing::AwsEventStream => aws_message(event),
+    }
+}
+
+/// AWS's binary message: `exception` or `event` names it, `payload` is what it carries.
+fn aws_message(event: &Value) -> Vec<u8> {
+    let (kind, name) =
+        if event["exception"].is_string() { ("exception", &event["exception"]) } else { ("event", &event["event"]) };
+    let mut headers = Vec::new();
+    for (header, value) in [(":message-type", kind), (&format!(":{kind}-type"), name.as_str().unwrap())] {
+        headers.push(u8::try_from(header.len()).unwrap());
+        headers.extend_from_slice(header.as_bytes());
+        headers.push(7);
+        headers.extend_from_slice(&u16::try_from(value.len()).unwrap().to_be_bytes());
+        headers.extend_from_slice(value.as_bytes());
+    }
+    let payload = event["payload"].to_string();
+    let total = u32::try_from(16 + headers.len() + payload.len()).unwrap();
+    let mut out = [total.to_be_bytes(), u32::try_from(headers.len()).unwrap().to_be_bytes()].concat();
+    out.extend_from_slice(&checksum(&out).to_be_bytes());
+    out.extend_from_slice(&headers);
+    out.extend_from_slice(payload.as_bytes());
+    out.extend_from_slice(&checksum(&out).to_be_bytes());
+    out
+}
+
+/// CRC-32, bit by bit.
+fn checksum(bytes: &[u8]) -> u32 {
+    let step = |crc: u32, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+}
+
 /// Plays `pieces` as network reads, then a clean end.
 pub fn stream(provider: &dyn Provider, call: &Call<'_>, framing: Framing, pieces: &[&[u8]]) -> Played {
     let mut played = Played::default();
@@ -77,10 +129,15 @@ pub fn stream(provider: &dyn Provider, call: &Call<'_>, framing: Framing, pieces
 /// Plays `body` whole, byte by byte, and cut in two at every byte (at most about 600 cuts, spread
 /// evenly, of a long one); all must say the same.
 pub fn stream_every_way(provider: &dyn Provider, call: &Call<'_>, framing: Framing, body: &[u8]) -> Played {
+    stream_cut(provider, call, framing, (body, 600))
+}
+
+/// As [`stream_every_way`], with about as many cuts as asked for.
+pub fn stream_cut(provider: &dyn Provider, call: &Call<'_>, framing: Framing, (body, cuts): (&[u8], usize)) -> Played {
     let whole = stream(provider, call, framing, &[body]);
     let bytes: Vec<&[u8]> = body.chunks(1).collect();
     assert_eq!(whole, stream(provider, call, framing, &bytes), "byte by byte differs from whole");
-    let step = (body.len() / 600).max(1);
+    let step = (body.len() / cuts).max(1);
     for cut in (0..=body.len()).step_by(step) {
         let (head, tail) = body.split_at(cut);
         assert_eq!(whole, stream(provider, call, framing, &[head, tail]), "cut at byte {cut} differs from whole");

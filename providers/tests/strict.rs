@@ -120,7 +120,8 @@ fn strict_choice(said: &mut Said, ids: &mut BTreeMap<(u64, u64), String>, choice
             spoken.calls.push((String::new(), String::new()));
         } else {
             demand(fragment.get("id").is_none_or(Value::is_null), "id repeated", choice)?;
-            demand(fragment["function"].get("name").is_none_or(Value::is_null), "name repeated", choice)?;
+            let is_unnamed = spoken.calls[usize::try_from(at).unwrap()].0.is_empty();
+            demand(is_unnamed || fragment["function"].get("name").is_none_or(Value::is_null), "name repeated", choice)?;
         }
         let call = &mut spoken.calls[usize::try_from(at).unwrap()];
         call.0.push_str(fragment["function"]["name"].as_str().unwrap_or_default());

@@ -2,6 +2,7 @@
 //! It must not know how anything is counted.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::memory::Cell;
@@ -15,6 +16,8 @@ pub struct Ledger {
     pub(super) rule: Rule,
     pub(super) name: Arc<str>,
     pub(super) cell: Arc<Cell>,
+    /// Until when Redis is known to have no room for another call under this rule, in Redis' milliseconds.
+    pub(super) shut_until: AtomicI64,
 }
 
 impl Ledger {
@@ -49,7 +52,7 @@ impl Ledgers {
         let id = cells.len() as u64;
         let new = || Arc::new(Cell::new(id, Keys::of(prefix, rule.scope, &name)));
         let cell = cells.entry((rule.scope, name.clone())).or_insert_with(new).clone();
-        Arc::new(Ledger { rule, name, cell })
+        Arc::new(Ledger { rule, name, cell, shut_until: AtomicI64::new(0) })
     }
 
     /// Every cell there is.

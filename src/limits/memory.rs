@@ -184,6 +184,15 @@ pub(super) fn record(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, owed: b
     now
 }
 
+/// The room left in the tightest ledgers, by what this process knows of itself and of others.
+pub(super) fn standing(ledgers: &[Arc<Ledger>], clock: Clock) -> Standing {
+    let (now_ms, mut standing) = (clock.now_ms(), Standing::default());
+    for ledger in ledgers {
+        ledger.cell.lock().narrow(&mut standing, &ledger.rule, now_ms, 1);
+    }
+    standing
+}
+
 /// Gives the place of a call back to every ledger, and the tokens it did not use; charges the tokens it used beyond.
 pub(super) fn give_back(ledgers: &[Arc<Ledger>], back: Return, clock: Clock) {
     let now = slot_of(clock.now_ms());
@@ -226,7 +235,7 @@ impl Count {
 
     /// This process's part of the limits: its share, and never more than what others are known to have left.
     fn caps(&self, rule: &Rule, now_ms: u64, replicas: u64) -> Caps {
-        let gone = self.elsewhere.filter(|seen| replicas > 1 && now_ms < seen.seen_ms + SPAN_MS);
+        let gone = self.elsewhere.filter(|seen| now_ms < seen.seen_ms + SPAN_MS);
         let part = |limit: u64, gone: u64| share(limit, replicas).min(limit.saturating_sub(gone));
         Caps {
             requests: rule.requests_per_minute.map(|limit| part(limit, gone.map_or(0, |seen| seen.requests))),

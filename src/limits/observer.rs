@@ -53,7 +53,8 @@ impl OnFailure {
     }
 }
 
-/// Hears what the limits and the queues do. Every method does nothing unless it is written.
+/// Hears what the limits and the queues do, in order: changes are told under the lock that guards them, so an observer only
+/// notes what it hears and asks nothing back. Every method does nothing unless it is written.
 pub trait Observer: Send + Sync + 'static {
     /// The backend's state changed.
     fn backend(&self, _state: BackendState) {}

@@ -149,7 +149,7 @@ impl House {
             let waiting = Waiting { house: self.clone(), key, ticket, served: false, since: Instant::now() };
             Joined::Waiting(waiting, receiver)
         };
-        self.report(line);
+        self.report(&line);
         joined
     }
 
@@ -159,19 +159,19 @@ impl House {
             let mut line = self.lock();
             let Some(waiter) = line.pop() else {
                 line.running = line.running.saturating_sub(1);
-                return self.report(line);
+                return self.report(&line);
             };
-            self.report(line);
+            self.report(&line);
+            drop(line);
             // Outside the lock: a place that nobody takes is given back by dropping it, which locks again.
             let Err(mut unwanted) = waiter.place.send(Slot::of(self)) else { return };
             unwanted.house = None;
         }
     }
 
-    fn report(&self, line: MutexGuard<'_, Line>) {
-        let (waiting, running) = (line.waiting, line.running);
-        drop(line);
-        self.observer.queue(&self.options.provider, waiting, running);
+    /// Under the lock, so that the last word the observer hears is the latest.
+    fn report(&self, line: &Line) {
+        self.observer.queue(&self.options.provider, line.waiting, line.running);
     }
 }
 
@@ -240,7 +240,7 @@ impl Drop for Waiting {
         if !self.served {
             let mut line = self.house.lock();
             line.leave(&self.key, self.ticket);
-            self.house.report(line);
+            self.house.report(&line);
         }
     }
 }

@@ -41,6 +41,9 @@ const ORPHAN_WAIT: Duration = Duration::from_secs(2);
 /// How far the estimate of Redis' clock may be off before a script that is in time is taken for late.
 const SLACK: Duration = Duration::from_secs(1);
 
+/// Leases are renewed once a second at most; shorter ones would end between.
+const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+
 /// How long leaving may take.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);
 
@@ -55,7 +58,7 @@ pub struct RedisOptions {
     pub connect: Duration,
     /// What to decide while Redis does not.
     pub on_failure: OnFailure,
-    /// How long a place among concurrent calls outlives a crash. Living calls renew theirs three times as often.
+    /// How long a place among concurrent calls outlives a crash; 3 s at least. Living calls renew theirs three times as often.
     pub lease: Duration,
     /// What all keys begin with, in braces: gateways with the same prefix share their limits.
     pub prefix: String,
@@ -196,6 +199,7 @@ impl Shared {
     ) -> Result<Arc<Self>, BadRedisUrl> {
         let client = Client::open(options.url.as_str()).map_err(|error| BadRedisUrl(error.category().to_owned()))?;
         let (jobs, inbox) = mpsc::channel(UNTOLD);
+        let options = RedisOptions { lease: options.lease.max(SHORTEST_LEASE), ..options };
         Ok(Arc::new(Self {
             observer,
             ledgers,
@@ -240,7 +244,10 @@ impl Shared {
             self.start();
         }
         let until = Instant::now() + self.options.deadline;
-        let Some(connection) = self.link.connection(until).await else { return Answer::Away };
+        let Some(connection) = self.link.connection(until, &*self.observer).await else { return Answer::Away };
+        if let Some(refusal) = self.shut(ledgers) {
+            return Answer::Refused(refusal);
+        }
         // The second time is for a clock in Redis that was set forward: then the first answer says what time it is there.
         for _ in 0..2 {
             let Some(verdict) = self.ask_once(&connection, ledgers, tokens, until).await else { return Answer::Away };
@@ -251,18 +258,31 @@ impl Shared {
                     self.hold(grant.lease, ledgers);
                     return Answer::Admitted(grant, standing(ledgers, &verdict));
                 }
-                Ruling::Refused { index, figure, wait_ms } => {
-                    return Answer::Refused(Refusal {
-                        index,
-                        limit: [Limit::Requests, Limit::Tokens, Limit::Concurrency][figure.min(2) as usize],
-                        wait: Duration::from_millis(wait_ms),
-                        standing: standing(ledgers, &verdict),
-                    });
+                Ruling::Refused { index, limit, wait } => {
+                    if let (Limit::Requests, Some(ledger)) = (limit, ledgers.get(index)) {
+                        ledger.shut_until.store(verdict.ms + millis(wait), Ordering::Relaxed);
+                    }
+                    return Answer::Refused(Refusal { index, limit, wait, standing: standing(ledgers, &verdict) });
                 }
                 Ruling::TooLate => self.set_clock(verdict.ms),
             }
         }
         Answer::Away
+    }
+
+    /// The refusal that Redis is known to give. Calls are never given back, so a window that was full of them stays full
+    /// until its oldest slot leaves: a caller who hammers at it costs Redis nothing.
+    fn shut(&self, ledgers: &[Arc<Ledger>]) -> Option<Refusal> {
+        let now = self.redis_ms();
+        let left = |ledger: &Ledger| ledger.shut_until.load(Ordering::Relaxed) - now;
+        let (index, ledger) = ledgers.iter().enumerate().max_by_key(|(_, ledger)| left(ledger))?;
+        let wait = Duration::from_millis(u64::try_from(left(ledger)).ok().filter(|left| *left > 0)?);
+        let mut standing = memory::standing(ledgers, self.clock);
+        if let Some(limit) = ledger.rule.requests_per_minute {
+            let reset = standing.requests.map_or(wait, |known| known.reset.max(wait));
+            Standing::narrow(&mut standing.requests, Window { limit, remaining: 0, reset });
+        }
+        Some(Refusal { index, limit: Limit::Requests, wait, standing })
     }
 
     async fn ask_once(

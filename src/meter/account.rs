@@ -1,10 +1,11 @@
 //! What is counted for one target: its counters, its price, and what was learned about its tokens.
 //! It must not know calls, or how an attempt ended.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use providers::{ChatRequest, Usage};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{UsageRecord, UsageSource};
 use crate::metrics::{KeyMetrics, Metrics, TargetMetrics};
@@ -20,6 +21,14 @@ const MAX_CHECKED_BYTES: usize = 8 * 1024;
 /// The answer's length that is assumed before anything was learned, in tokens.
 const FIRST_GUESS_OUTPUT: u64 = 256;
 
+/// A bill that came, kept to learn from.
+#[derive(Debug)]
+struct Bill {
+    request: Arc<ChatRequest>,
+    sample: tokens::Sample,
+    usage: Usage,
+}
+
 /// The account of one target.
 #[derive(Debug)]
 pub struct Account {
@@ -30,6 +39,8 @@ pub struct Account {
     pub(super) metrics: TargetMetrics,
     price: Option<Arc<Price>>,
     learned: Calibration,
+    /// Bills that will be learned from once the vocabulary is there.
+    unread: Mutex<Vec<Bill>>,
     settled: AtomicU64,
     typical_output: AtomicU64,
 }
@@ -44,6 +55,7 @@ impl Account {
             metrics: TargetMetrics::new(metrics, provider, model),
             price,
             learned: Calibration::default(),
+            unread: Mutex::default(),
             settled: AtomicU64::new(0),
             typical_output: AtomicU64::new(FIRST_GUESS_OUTPUT),
         }
@@ -65,27 +77,51 @@ impl Account {
 
     /// The prompt's tokens, carefully: for a bill that did not come.
     pub(super) fn estimate_input(&self, request: &ChatRequest) -> u64 {
-        self.learned.input.correct(tokens::input(request.raw()))
+        holding_nobody_up(|| {
+            self.catch_up();
+            self.learned.input.correct(tokens::input(request.raw()))
+        })
     }
 
     /// The generated text's tokens, carefully.
     pub(super) fn estimate_output(&self, sample: &tokens::Sample) -> u64 {
-        self.learned.output.correct(sample.estimate())
+        holding_nobody_up(|| {
+            self.catch_up();
+            self.learned.output.correct(sample.estimate())
+        })
     }
 
     /// Learns from an attempt whose usage the provider told.
-    pub(super) fn learn(&self, request: &ChatRequest, sample: &tokens::Sample, usage: &Usage) {
+    pub(super) fn learn(&self, request: &Arc<ChatRequest>, sample: &tokens::Sample, usage: &Usage) {
         self.learned.cheap.observe(guess(request), usage.input);
         let typical = self.typical_output.load(Ordering::Relaxed);
         self.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);
         let nth = self.settled.fetch_add(1, Ordering::Relaxed);
-        let is_checked = nth < CHECKED_AT_FIRST || nth.is_multiple_of(CHECKED_EVERY);
+        let is_due = nth.is_multiple_of(CHECKED_EVERY) && tokens::is_loaded();
+        let is_checked = nth < CHECKED_AT_FIRST || is_due;
         if is_checked && request.raw().len() <= MAX_CHECKED_BYTES {
-            self.learned.input.observe(tokens::input(request.raw()), usage.input);
-            if sample.bytes() > 0 {
-                self.learned.output.observe(sample.estimate(), usage.output);
+            let bill = Bill { request: Arc::clone(request), sample: sample.clone(), usage: *usage };
+            if tokens::is_loaded() {
+                self.read(&bill);
+            } else {
+                self.unread.lock().unwrap_or_else(PoisonError::into_inner).push(bill);
             }
         }
+    }
+
+    fn read(&self, bill: &Bill) {
+        self.learned.input.observe(tokens::input(bill.request.raw()), bill.usage.input);
+        // Reasoning that was not shown would teach that a little text is many tokens.
+        if bill.sample.bytes() > 0 && bill.usage.reasoning == 0 {
+            self.learned.output.observe(bill.sample.estimate(), bill.usage.output);
+        }
+    }
+
+    /// Learns from what was put aside. The vocabulary takes much memory and a while to load, so it is
+    /// loaded when the first bill is missing, and not before.
+    fn catch_up(&self) {
+        let unread = std::mem::take(&mut *self.unread.lock().unwrap_or_else(PoisonError::into_inner));
+        unread.iter().for_each(|bill| self.read(bill));
     }
 
     /// The cost in 10⁻¹² USD.
@@ -138,4 +174,12 @@ impl Account {
 /// The cheap estimate of a prompt. How many messages it has is not counted: what was learned makes up for it.
 fn guess(request: &ChatRequest) -> tokens::Estimate {
     tokens::cheap(request.text_bytes, 1, request.field("tools").is_some())
+}
+
+/// Runs a count that may take a while; other calls of this thread are taken over by another one.
+fn holding_nobody_up<T>(count: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(count),
+        _ => count(),
+    }
 }

@@ -368,9 +368,7 @@ impl Attempt {
     fn bill(&self, account: &Account, outcome: Outcome) -> (Usage, UsageSource) {
         let estimated_output = || account.estimate_output(&self.sample);
         match self.usage {
-            Some(usage) if outcome == Outcome::Completed || (self.finished && self.usage_is_fresh) => {
-                (usage, UsageSource::Provider)
-            }
+            Some(usage) if outcome == Outcome::Completed || self.is_final(outcome) => (usage, UsageSource::Provider),
             Some(usage) => (Usage { output: usage.output.max(estimated_output()), ..usage }, UsageSource::Partial),
             None if !self.generated && self.was_refused(outcome) => (Usage::default(), UsageSource::None),
             None => {
@@ -379,6 +377,12 @@ impl Attempt {
                 (usage, UsageSource::Estimated)
             }
         }
+    }
+
+    /// Whether what the provider counted is its last word: nothing was generated after it, and the
+    /// answer had ended or the provider itself ended it with an error.
+    fn is_final(&self, outcome: Outcome) -> bool {
+        self.usage_is_fresh && (self.finished || outcome == Outcome::UpstreamError)
     }
 
     /// Whether an attempt that generated nothing was not taken up by the provider at all. A provider

@@ -64,7 +64,10 @@ pub struct Case {
 
 impl Case {
     pub fn new(name: &str, provider: &'static str, script: impl Fn(&Exchange) -> Reply + Send + Sync + 'static) -> Self {
-        let slug: String = name.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' }).collect();
+        let slug: String = format!("{provider} {name}")
+            .chars()
+            .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '-' })
+            .collect();
         let request = request(&format!("{provider}/{slug}"), PROMPT);
         Self {
             name: name.into(),

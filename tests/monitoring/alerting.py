@@ -14,7 +14,7 @@ import project
 
 CONFIG = project.ROOT / "alerts" / "alertmanager.yml"
 TEMPLATES = project.ROOT / "alerts" / "templates"
-SECRETS = re.compile(r"^\s*(api_url|routing_key|service_key|auth_password|password|credentials|bearer_token|url):\s*(\S+)")
+SECRETS = re.compile(r"^\s*(?:- )?(api_url|routing_key|service_key|auth_password|password|credentials|bearer_token|url):\s*(\S+)")
 
 # (what fires, what else fires, whether the second is silenced)
 INHIBITION = [

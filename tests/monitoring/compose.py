@@ -121,6 +121,27 @@ def check_provisioning():
     return found + ([] if uids == {"prometheus", "alertmanager", "jaeger", "loki"} else [f"uids are {sorted(uids)}"])
 
 
+def check_neighbours():
+    """The files of Loki, Jaeger and Filebeat: YAML, and every part of Jaeger's pipeline is configured."""
+    found = []
+    for path in [*project.ROOT.glob("logging/*.yml"), *project.ROOT.glob("tracing/*.yml")]:
+        try:
+            yaml.safe_load(path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as problem:
+            found.append(f"{path.name}: {problem}")
+    if found:
+        return found
+    jaeger = yaml.safe_load((project.ROOT / "tracing" / "jaeger.yml").read_text(encoding="utf-8"))
+    for part in ("receivers", "processors", "exporters"):
+        for name in jaeger["service"]["pipelines"]["traces"][part]:
+            found += [] if name in jaeger[part] else [f"jaeger.yml: {part} {name} is named and not configured"]
+    found += [f"jaeger.yml: extension {name} is not configured" for name in jaeger["service"]["extensions"] if name not in jaeger["extensions"]]
+    store = jaeger["extensions"]["jaeger_query"]["storage"]["traces"]
+    if {store, jaeger["exporters"]["jaeger_storage_exporter"]["trace_storage"]} - set(jaeger["extensions"]["jaeger_storage"]["backends"]):
+        found.append("jaeger.yml: traces go to or come from a store that is not there")
+    return found
+
+
 def main():
     """Run every check; the exit status is 1 when one finds something."""
     each = [what for name, service in parsed()["services"].items() for what in check_service(name, service)]
@@ -130,6 +151,7 @@ def main():
         project.report("every service is pinned, limited, watched and rotated", each),
         project.report("the file as a whole", check_whole()),
         project.report("Grafana's data sources", check_provisioning()),
+        project.report("Loki's, Jaeger's and Filebeat's files", check_neighbours()),
     ]
     return 0 if all(good) else 1
 

@@ -26,6 +26,8 @@ FOREIGN = re.compile(r"^(up|ALERTS|ALERTS_FOR_STATE|scrape_\w+|prometheus_\w+|al
 # Labels with a closed set of values: a value that is asked for must occur.
 CLOSED = {"le", "type", "usage_source"}
 PARTS = ("_bucket", "_sum", "_count")
+# Exposed only once a provider has said something: labels known from the gateway's reference, not from a scrape.
+ON_DEMAND = {"choreoai_upstream_ratelimit_remaining": {"provider", "kind"}}
 
 
 @dataclass
@@ -103,6 +105,8 @@ class Gateway:
         """The labels a series can have, or None when the series does not exist."""
         if series in self.records:
             return self.records[series]
+        if series in ON_DEMAND and self.family(series) is None:
+            return ON_DEMAND[series] | self.added
         family = self.family(series)
         if family is None:
             return None

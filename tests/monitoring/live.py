@@ -22,21 +22,32 @@ from pathlib import Path
 import drift
 import project
 import stage
-from load import Load, chat, fair_weather
+from load import Load, chat, chat_body, fair_weather
 
 KEY, LIMITED_KEY = "sk-live", "sk-limited"
 # Panels that may be empty under load, and why.
 MAY_BE_EMPTY = {"Quota left at the provider": "the demo provider sends no rate limit headers"}
 
-# Two providers share one demo process: `stormy` never trips its breaker, `fragile` soon does.
+# Two demo processes. `sunny` and `moody` share one, `stormy` and `fragile` the other, which the acts stop.
+# Only `fragile` has a breaker that trips; `moody` serves the demo models that fail on purpose, `narrow` a slow one, one call at a time.
 CONFIG = """
 [server]
 listen = "127.0.0.1:{gateway}"
+
+[rate_limit]
+backend = "redis"
+redis_url = "redis://127.0.0.1:{redis}"
 
 [providers.sunny]
 kind = "openai"
 base_url = "http://127.0.0.1:{sunny}/v1"
 api_key = "demo"
+
+[providers.moody]
+kind = "openai"
+base_url = "http://127.0.0.1:{sunny}/v1"
+api_key = "demo"
+breaker = {{ failures = 1000000, window = "30s", open = "1s" }}
 
 [providers.stormy]
 kind = "openai"
@@ -52,6 +63,13 @@ api_key = "demo"
 retry = {{ attempts = 1 }}
 breaker = {{ failures = 3, window = "30s", open = "{open}s" }}
 
+[providers.narrow]
+kind = "openai"
+base_url = "http://127.0.0.1:{sunny}/v1"
+api_key = "demo"
+max_concurrent = 1
+queue = {{ size = 20, wait = "20s" }}
+
 [models.fair]
 targets = [{{ target = "sunny/{model}" }}]
 
@@ -61,8 +79,21 @@ targets = [{{ target = "stormy/{model}" }}]
 [models.brittle]
 targets = [{{ target = "fragile/{model}" }}]
 
+[models.flaky]
+targets = [{{ target = "moody/{flaky}" }}]
+
+[models.cut]
+targets = [{{ target = "moody/{cut}" }}]
+
+[models.slow]
+targets = [{{ target = "narrow/{slow}" }}]
+
 [models.either]
-targets = [{{ target = "fragile/{model}" }}, {{ target = "sunny/{model}", tier = 2 }}]
+targets = [{{ target = "moody/{broken}" }}, {{ target = "sunny/{model}", tier = 2 }}]
+
+[prices."sunny/{model}"]
+input = 1.0
+output = 2.0
 
 [[keys]]
 name = "live"
@@ -75,13 +106,25 @@ requests_per_minute = 5
 """
 
 
+def healthy_model(url, listed):
+    """The first listed model that answers three calls in a row at once; some of the demo provider's fail on purpose."""
+    for name in listed:
+        try:
+            answers = [stage.post(f"{url}/v1/chat/completions", chat_body(name, False), 2) for _ in range(3)]
+        except OSError:
+            continue
+        if all(status == 200 for status in answers):
+            return name
+    raise TimeoutError(f"none of the demo provider's models answers: {listed}")
+
+
 class Play:
     """Everything on stage, and the acts."""
 
     def __init__(self, on, binary, speed, model):
         self.on, self.binary, self.speed = on, Path(binary).resolve(), speed
         self.model, self.failures = model, []
-        names = ("gateway", "sunny", "stormy", "prometheus", "alertmanager")
+        names = ("gateway", "redis", "sunny", "stormy", "prometheus", "alertmanager")
         self.ports = {name: stage.free_port() for name in names}
         self.listener, self.load, self.few = stage.Listener(), None, 0.0
 
@@ -101,15 +144,21 @@ class Play:
         self.on.start("gateway", [self.binary, "serve", "--config", self.on.folder / "choreoai.toml"])
         stage.wait_until(lambda: stage.get(self.url("gateway", "/ready")), 10, "the gateway being ready")
 
+    def write_config(self):
+        """The gateway's configuration, with the demo models there are."""
+        listed = [one["id"] for one in json.loads(stage.get(self.url("sunny", "/v1/models")))["data"]]
+        self.model = self.model or healthy_model(self.url("sunny"), listed)
+        moods = {mood: mood if mood in listed else self.model for mood in ("flaky", "cut", "broken", "slow")}
+        opened = max(3, round(120 / self.speed))
+        config = CONFIG.format(**self.ports, **moods, model=self.model, open=opened, key=KEY, limited=LIMITED_KEY)
+        (self.on.folder / "choreoai.toml").write_text(config, encoding="utf-8")
+
     def set_up(self):
-        """Start everything; the first model that the demo provider lists is used unless one was named."""
+        """Start everything."""
         self.start_provider("sunny")
         self.start_provider("stormy")
-        if not self.model:
-            self.model = json.loads(stage.get(self.url("sunny", "/v1/models")))["data"][0]["id"]
-        opened = max(3, round(120 / self.speed))
-        config = CONFIG.format(**self.ports, model=self.model, open=opened, key=KEY, limited=LIMITED_KEY)
-        (self.on.folder / "choreoai.toml").write_text(config, encoding="utf-8")
+        self.on.start("redis", ["redis-server", "--port", self.ports["redis"], "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        self.write_config()
         self.start_gateway()
         stage.faster_rules(project.RULES, self.on.folder / "rules", self.speed)
         alertmanager = stage.alertmanager_config(self.on.folder, self.listener.url)
@@ -142,6 +191,9 @@ class Play:
         self.load.add("either", chat("either"), 1)
         self.load.add("rough", chat("rough"), self.few)
         self.load.add("brittle", chat("brittle"), 0.5)
+        self.load.add("flaky", chat("flaky"), 0.5)
+        self.load.add("cut", chat("cut", stream=True), 0.3)
+        self.load.add("slow", chat("slow", stream=True), 0.3)
 
     # --- Asking ---
 
@@ -281,6 +333,19 @@ class Play:
             mark = self.since()
             self.expect("HighLatency", "resolved", mark, 15)
 
+    def redis_freezes(self):
+        """The store behind the limits does not answer: it is told, and calls go on."""
+        with self.act("the limit store freezes"):
+            mark = self.since()
+            self.on.signal("redis", signal.SIGSTOP)
+            self.expect("RateLimitBackendDegraded", "firing", mark, 8)
+            status = stage.post(self.url("gateway", "/v1/chat/completions"), chat_body("fair", False), 5, KEY)
+            if status != 200:
+                self.failures.append(f"a call while the limit store was frozen ended with {status}")
+            mark = self.since()
+            self.on.signal("redis", signal.SIGCONT)
+            self.expect("RateLimitBackendDegraded", "resolved", mark, 8)
+
     def gateway_dies(self):
         """The gateway is gone: one message, not twelve."""
         with self.act("the gateway is down"):
@@ -304,7 +369,7 @@ class Play:
         self.panels_busy()
         self.names()
         self.expect("Watchdog", "firing", 0, 1)
-        for act in (self.provider_fails, self.everything_fails, self.provider_freezes, self.gateway_dies):
+        for act in (self.provider_fails, self.everything_fails, self.provider_freezes, self.redis_freezes, self.gateway_dies):
             act()
         self.load.close()
         return self.failures
@@ -325,7 +390,7 @@ def main():
     signal.alarm(chosen.limit)
     missing = stage.missing_programs()
     if missing:
-        print(f"FAIL not installed: {', '.join(missing)} (Debian: prometheus prometheus-alertmanager)")
+        print(f"FAIL not installed: {', '.join(missing)} (Debian: prometheus prometheus-alertmanager redis-server)")
         return 1
     with tempfile.TemporaryDirectory() as temporary, stage.Stage(chosen.keep or temporary) as on:
         on.folder.mkdir(parents=True, exist_ok=True)

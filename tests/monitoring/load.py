@@ -46,7 +46,14 @@ class Load:
                 elif now >= due.setdefault(kind, now):
                     due[kind] = max(due[kind] + 1 / rate, now - 1)
                     if self.free.acquire(blocking=False):
-                        self.pool.submit(self.run, kind)
+                        self.hand_out(kind)
+
+    def hand_out(self, kind):
+        """Give a call to a worker; when the whole program is leaving there is none, and that is the end."""
+        try:
+            self.pool.submit(self.run, kind)
+        except RuntimeError:
+            self.closed.set()
 
     def run(self, kind):
         """Make one call and count how it ended."""

@@ -140,7 +140,7 @@ MUTATIONS = {
     "alerting.py": [
         ("a receiver that does not exist", replace(ROUTES, "receiver: chat", "receiver: chatt"), "chatt"),
         ("critical alerts sent to nobody", replace(ROUTES, "      receiver: pager\n", "      receiver: nobody\n"), "pager"),
-        ("a secret in the file", replace(ROUTES, "api_url_file: secrets/slack_webhook_url", "api_url: https://hooks.slack.com/services/T/B/x"), "secret"),
+        ("a secret in the file", replace(ROUTES, "api_url_file: /etc/alertmanager/secrets/slack_webhook_url", "api_url: https://hooks.slack.com/services/T/B/x"), "secret"),
         ("an inhibition that lost its label", replace(ROUTES, "equal: [job, provider]", "equal: [job]"), "CircuitBreakerOpen"),
         ("a template nobody defines", replace("alerts/templates/choreoai.tmpl", 'define "choreoai.text"', 'define "choreoai.txt"'), "choreoai.text"),
     ],
@@ -149,6 +149,7 @@ MUTATIONS = {
         ("a port open to the world", replace(COMPOSE, "127.0.0.1:${PROMETHEUS_PORT", "0.0.0.0:${PROMETHEUS_PORT"), "loopback"),
         ("an unpinned image", replace(COMPOSE, "prom/alertmanager:v", "prom/alertmanager:latest # v"), "pinned"),
         ("a service without a limit", replace(COMPOSE, "memory: 512M", "pids: 100"), ""),
+        ("traces sent to a store that is not there", replace("tracing/jaeger.yml", "trace_storage: recent", "trace_storage: recnt"), "store that is not there"),
         ("a volume nobody declares", replace(COMPOSE, "  loki_data:\n", ""), "loki_data"),
         ("a link to a data source that is not there", replace("grafana/provisioning/datasources/datasources.yml", "datasourceUid: jaeger", "datasourceUid: tempo"), "tempo"),
         ("a mounted file that is not there", replace(COMPOSE, "./alerts:/etc/prometheus", "./alarms:/etc/prometheus"), "alarms"),

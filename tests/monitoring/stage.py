@@ -36,6 +36,17 @@ def get(url, timeout=5):
         return answer.read().decode("utf-8")
 
 
+def post(url, body, timeout, key="demo"):
+    """The status of a call with a JSON body."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body.encode("utf-8"), headers), timeout=timeout) as answer:
+            answer.read()
+            return answer.status
+    except urllib.error.HTTPError as answer:
+        return answer.code
+
+
 def wait_until(condition, seconds, what):
     """Whatever the condition returns once it is true; TimeoutError names what did not happen."""
     end = time.monotonic() + seconds
@@ -199,4 +210,4 @@ class Stage:
 
 def missing_programs():
     """Programs the live gate needs and this machine lacks."""
-    return [name for name in ("prometheus", "prometheus-alertmanager") if shutil.which(name) is None]
+    return [name for name in ("prometheus", "prometheus-alertmanager", "redis-server") if shutil.which(name) is None]

@@ -86,7 +86,6 @@ pub struct Answer {
     pub status: u16,
     pub head: Head,
     pub body: Vec<u8>,
-    pub end: End,
 }
 
 impl Answer {
@@ -153,7 +152,8 @@ impl Connection {
     pub async fn answer(&mut self) -> Answer {
         let head = self.head().await.expect("the gateway closed without an answer");
         let (body, end) = soon("an answer's body", self.reader.rest()).await;
-        Answer { status: head.second_word().parse().unwrap(), head, body: body.to_vec(), end }
+        assert_eq!(end, End::Whole, "an answer was cut: {}", head.first_line);
+        Answer { status: head.second_word().parse().unwrap(), head, body: body.to_vec() }
     }
 
     pub async fn stream(mut self) -> Stream {
@@ -297,10 +297,6 @@ impl Saw {
     /// The text of the first choice.
     pub fn text(&self) -> String {
         self.chunks().iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
-    }
-
-    pub fn comments(&self) -> usize {
-        self.lines.iter().filter(|line| matches!(line, Heard::Comment(_))).count()
     }
 
     /// In a few words.

@@ -19,8 +19,6 @@ pub enum Placement {
     EveryChunk,
     /// In `x_groq.usage` of the finishing chunk, asked for or not.
     XGroq,
-    /// Nowhere.
-    Nowhere,
 }
 
 /// How one provider words its answers.
@@ -180,6 +178,14 @@ impl Dialect {
         let mut steps = self.beginning(exchange, pieces, usage);
         steps.extend(self.ending(exchange, finish, choices, usage));
         Reply::stream(steps)
+    }
+
+    /// This many words, as the request asks for them.
+    pub fn answer(&self, exchange: &Exchange, count: usize, usage: &Value) -> Reply {
+        if exchange.json()["stream"] == true {
+            return self.stream(exchange, &said(count), Some(usage));
+        }
+        self.whole(exchange, &json!({"role": "assistant", "content": words(count).concat()}), Some(usage))
     }
 
     /// A whole answer with this text.

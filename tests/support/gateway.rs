@@ -11,11 +11,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::client::Request;
 use super::metrics::Scrape;
 use super::{GLANCE, PATIENCE};
 
 /// Gauges that are above zero only while something is going on.
 const IN_FLIGHT: [&str; 3] = ["choreoai_requests_in_flight", "choreoai_attempts_in_flight", "choreoai_queue_size"];
+
+/// Looks in a row that must find the same memory before it counts as settled.
+const STEADY: u32 = 8;
 
 /// A gateway. Dropping it asserts that nothing is in flight any more and that it leaves politely.
 pub struct Gateway {
@@ -153,7 +157,11 @@ impl Gateway {
             if wished(&scrape) {
                 return scrape;
             }
-            assert!(Instant::now() < deadline, "waited too long for {what}; metrics:\n{}", scrape.lines("choreoai_"));
+            assert!(
+                Instant::now() < deadline,
+                "waited too long for {what}; settlements:\n{}",
+                scrape.lines("choreoai_settlements")
+            );
             tokio::time::sleep(GLANCE).await;
         }
     }
@@ -162,6 +170,22 @@ impl Gateway {
     pub async fn settled(&self, model: &str, attempts: u64) -> Scrape {
         let what = format!("{attempts} settlements of {model}");
         self.until(&what, |scrape| scrape.count("choreoai_settlements_total", &[("model", model)]) >= attempts).await
+    }
+
+    /// Resident memory in KiB once all that is loaded beside the first calls is there.
+    pub async fn warm_memory_kib(&self, call: &Request) -> u64 {
+        for _ in 0..3 {
+            assert_eq!(call.send(self.address).await.status, 200);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let (mut last, mut same) = (0, 0);
+        while same < STEADY && Instant::now() < deadline {
+            tokio::time::sleep(10 * GLANCE).await;
+            let now = self.memory_kib();
+            same = if now.abs_diff(last) < 256 { same + 1 } else { 0 };
+            last = now;
+        }
+        last
     }
 
     /// Resident memory in KiB.

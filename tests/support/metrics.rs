@@ -32,7 +32,7 @@ impl Scrape {
 
     /// The sum over those series; 0 when there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.series(name, labels).map(|sample| sample.value).sum()
+        self.series(name, labels).map(|sample| sample.value).fold(0.0, |sum, value| sum + value)
     }
 
     /// That sum as a whole number.

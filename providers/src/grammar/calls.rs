@@ -97,7 +97,8 @@ impl Calls {
         // A fragment with a name of its own begins a call, unless the name is only repeated while
         // the arguments are still under way.
         let call = &self.list[same];
-        let begins = !name.is_empty() && call.has_name && (!id.is_empty() || number.is_none() || call.arguments.is_whole());
+        let is_over = call.has_name && (number.is_none() || call.arguments.is_whole());
+        let begins = !name.is_empty() && (!id.is_empty() || is_over);
         (!begins).then_some(same)
     }
 }

@@ -171,8 +171,9 @@ impl Look<'_> {
                     self.found.choice.finish = (shape == Shape::String).then_some(value);
                 }
                 other => {
-                    self.found.is_foreign |= *other == *b"message" || other.contains(&b'\\');
-                    scanner.value()?;
+                    let (_, shape) = scanner.value()?;
+                    let is_odd = *other == *b"message" || (*other == *b"error" && shape != Shape::Null);
+                    self.found.is_foreign |= is_odd || other.contains(&b'\\');
                 }
             }
             Ok(())

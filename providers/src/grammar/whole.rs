@@ -131,8 +131,9 @@ impl Look {
                 name => {
                     let (value, shape) = scanner.value()?;
                     match name {
-                        b"index" => has_index = shape == Shape::Number,
+                        b"index" => has_index = shape == Shape::Number && body[value].iter().all(u8::is_ascii_digit),
                         b"finish_reason" => has_finish = is_finish(&body[value]),
+                        b"error" => self.is_foreign |= shape != Shape::Null,
                         _ => self.is_foreign |= *name == *b"delta" || name.contains(&b'\\'),
                     }
                 }
@@ -190,9 +191,13 @@ fn rebuild(call: &Call<'_>, headers: &HeaderMap, body: &[u8], untouched: Option<
     };
     // No choices but a bill is an answer, if an empty one.
     let is_billed = answer.get("usage").is_some_and(Value::is_object);
-    let has_choices = answer.get("choices").and_then(Value::as_array).is_some_and(|choices| !choices.is_empty() || is_billed);
+    let choices = answer.get("choices").and_then(Value::as_array);
+    let has_choices = choices.is_some_and(|choices| is_billed || choices.iter().any(Value::is_object));
     if failure::is_failure(&answer) || !has_choices {
         return Err(failure_in(headers, &Value::Object(answer), body));
+    }
+    if let Some(Value::Array(choices)) = answer.get_mut("choices") {
+        choices.retain(Value::is_object);
     }
     envelope(call, &mut answer);
     let tier = answer.get("service_tier").and_then(Value::as_str).map(Tier::from_name).unwrap_or_default();
@@ -234,6 +239,9 @@ fn envelope(call: &Call<'_>, answer: &mut Map<String, Value>) {
 }
 
 fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &mut String) -> Result<(), UpstreamError> {
+    if let Some(error) = choice.shift_remove("error").filter(Value::is_object) {
+        return Err(failure::from_value(&error));
+    }
     let delta = choice.shift_remove("delta");
     let plain = choice.get("text").and_then(Value::as_str).map(str::to_owned);
     let mut message = match (choice.get_mut("message").map(Value::take), delta, plain) {
@@ -260,12 +268,16 @@ fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &m
 }
 
 fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> bool {
+    match message.get("tool_calls") {
+        Some(Value::Array(_) | Value::Null) | None => {}
+        Some(_) => drop(message.shift_remove("tool_calls")),
+    }
     let Some(Value::Array(calls)) = message.get_mut("tool_calls") else { return false };
-    let mut known = Calls::default();
-    for call in calls.iter_mut().filter_map(Value::as_object_mut) {
-        // Each element of a whole answer is a call of its own, whatever its index says.
+    calls.retain(Value::is_object);
+    for (number, call) in calls.iter_mut().filter_map(Value::as_object_mut).enumerate() {
+        // Each element of a whole answer is a call of its own, whatever its index or id says.
         call.shift_remove("index");
-        known.place(call, |number| minted_id(id, choice, number));
+        Calls::default().place(call, |_| minted_id(id, choice, number));
         call.shift_remove("index");
     }
     !calls.is_empty()
@@ -273,10 +285,7 @@ fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> bool
 
 fn failed_choice(choice: &Map<String, Value>, class: Class) -> UpstreamError {
     let reason = choice.get("finish_reason").and_then(Value::as_str).unwrap_or_default();
-    match choice.get("error").filter(|error| !error.is_null()) {
-        Some(error) => failure::from_value(error),
-        None => UpstreamError::new(class, format!("the provider ended the answer with the reason `{reason}`")),
-    }
+    UpstreamError::new(class, format!("the provider ended the answer with the reason `{reason}`"))
 }
 
 /// An error with a status that says success; the body may name its own status.

@@ -2,7 +2,7 @@
 //! It must not know scripts, nor how a connection is made.
 
 use std::fmt::Display;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
 use redis::aio::MultiplexedConnection;
 use tokio::sync::{Notify, watch};
@@ -37,11 +37,17 @@ impl Link {
         *self.state.borrow()
     }
 
-    /// The connection, if it is good. Only before the very first is known to be good or bad, this waits for it.
-    pub(super) async fn connection(&self, until: Instant) -> Option<Connection> {
+    /// The connection, if it is good. Only before the very first is known to be good or bad, this waits for it, and only the
+    /// first calls do: when they waited in vain, the rest need not.
+    pub(super) async fn connection(&self, until: Instant, observer: &dyn Observer) -> Option<Connection> {
         if self.state() == BackendState::Starting {
             let mut state = self.state.subscribe();
-            let _ = timeout_at(until, state.wait_for(|state| *state != BackendState::Starting)).await;
+            if timeout_at(until, state.wait_for(|state| *state != BackendState::Starting)).await.is_err() {
+                let open = self.lock();
+                if open.is_none() {
+                    self.tell(BackendState::Degraded, observer, &"it has not answered yet");
+                }
+            }
         }
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -54,31 +60,40 @@ impl Link {
 
     /// Opens the door to a connection that was seen to work.
     pub(super) fn up(&self, connection: Connection, observer: &dyn Observer) {
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Some(connection);
-        if self.state.send_replace(BackendState::Shared) != BackendState::Shared {
-            tracing::info!("limits are counted in Redis");
-            observer.backend(BackendState::Shared);
-        }
+        let mut open = self.lock();
+        *open = Some(connection);
+        self.tell(BackendState::Shared, observer, &"it answers");
     }
 
     /// Takes a connection away that gave trouble.
     pub(super) fn trip(&self, generation: u64, why: &dyn Display, observer: &dyn Observer) {
-        {
-            let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-            if open.as_ref().is_none_or(|connection| connection.generation != generation) {
-                return;
-            }
+        let mut open = self.lock();
+        if open.as_ref().is_some_and(|connection| connection.generation == generation) {
             *open = None;
+            self.tell(BackendState::Degraded, observer, why);
+            self.trouble.notify_one();
         }
-        self.down(why, observer);
-        self.trouble.notify_one();
     }
 
     /// Says that there is no connection to be had.
     pub(super) fn down(&self, why: &dyn Display, observer: &dyn Observer) {
-        if self.state.send_replace(BackendState::Degraded) != BackendState::Degraded {
-            tracing::warn!(reason = %why, "limits are not counted in Redis: the policy for its absence applies");
-            observer.backend(BackendState::Degraded);
+        let mut open = self.lock();
+        *open = None;
+        self.tell(BackendState::Degraded, observer, why);
+    }
+
+    /// Held while the state changes, so that all hear of changes in their order.
+    fn lock(&self) -> RwLockWriteGuard<'_, Option<Connection>> {
+        self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, state: BackendState, observer: &dyn Observer, why: &dyn Display) {
+        if self.state.send_replace(state) != state {
+            match state {
+                BackendState::Degraded => tracing::warn!(reason = %why, "limits are counted without Redis"),
+                _ => tracing::info!("limits are counted in Redis"),
+            }
+            observer.backend(state);
         }
     }
 }

@@ -2,9 +2,12 @@
 //! It must not know connections' lives, deadlines or policies.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use redis::aio::{ConnectionLike, MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
 use redis::{Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
+
+use crate::limits::rule::Limit;
 
 /// One script and the name by which Redis keeps it.
 pub(super) struct Script {
@@ -43,7 +46,7 @@ impl Script {
 
     /// Runs a call that [`Script::call`] began. A Redis that does not know the script is given it.
     pub(super) async fn run(&self, mut connection: MultiplexedConnection, command: Cmd) -> RedisResult<Value> {
-        match connection.req_packed_command(&command).await {
+        match command.query_async(&mut connection).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 let mut whole = redis::cmd("EVAL");
                 whole.arg(self.code);
@@ -52,7 +55,7 @@ impl Script {
                         whole.arg(bytes);
                     }
                 }
-                connection.req_packed_command(&whole).await
+                whole.query_async(&mut connection).await
             }
             answer => answer,
         }
@@ -63,11 +66,11 @@ impl Script {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ruling {
     Admitted,
-    /// Which rule, which of its figures (0 requests, 1 tokens, 2 concurrent calls), for how many milliseconds.
+    /// By which of the rules that were asked, by which of its figures, for how long.
     Refused {
         index: usize,
-        figure: u64,
-        wait_ms: u64,
+        limit: Limit,
+        wait: Duration,
     },
     /// Nobody waited for the answer any more; nothing was taken.
     TooLate,
@@ -104,8 +107,8 @@ impl Verdict {
             0 => Ruling::Admitted,
             1 => Ruling::Refused {
                 index: usize::try_from(*index).unwrap_or(0),
-                figure: unsigned(*figure),
-                wait_ms: unsigned(*wait),
+                limit: [Limit::Requests, Limit::Tokens, Limit::Concurrency][unsigned(*figure).min(2) as usize],
+                wait: Duration::from_millis(unsigned(*wait)),
             },
             _ => Ruling::TooLate,
         };

@@ -1,0 +1,95 @@
+//! The wire of Anthropic's Messages API, <https://docs.anthropic.com/en/api/messages>. Other hosts serve
+//! the same messages in another frame; they use [`request::say`], [`answer`] and [`error`] from here.
+//! It must not know keys or sockets.
+
+pub(crate) mod answer;
+pub(crate) mod conversation;
+pub(crate) mod error;
+mod invoke;
+pub(crate) mod model;
+pub(crate) mod request;
+pub(crate) mod thinking;
+mod usage;
+mod vertex;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use serde_json::Value;
+
+use crate::Provider;
+use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::error::{Refusal, UpstreamError};
+use crate::frames::Framing;
+use answer::MessageStream;
+pub use invoke::ClaudeOnBedrock;
+use request::Host;
+pub use vertex::ClaudeOnVertex;
+
+/// The version of the API that is spoken, unless the account names another.
+const VERSION: &str = "2023-06-01";
+
+/// Anthropic's own API.
+#[derive(Debug)]
+pub struct Anthropic;
+
+impl Provider for Anthropic {
+    fn kind(&self) -> &'static str {
+        "anthropic"
+    }
+
+    fn base_url(&self, _account: &Account) -> Option<String> {
+        Some("https://api.anthropic.com".to_owned())
+    }
+
+    fn auth(&self) -> Auth {
+        Auth::Header("x-api-key")
+    }
+
+    fn key_variable(&self) -> Option<&'static str> {
+        Some("ANTHROPIC_API_KEY")
+    }
+
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        endpoint == Endpoint::Chat
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let said = request::say(call, Host::Anthropic)?;
+        Ok(UpstreamRequest {
+            method: Method::POST,
+            path: "/v1/messages".to_owned(),
+            headers: headers(call.account, &said.betas)?,
+            body: Bytes::from(Value::Object(said.body).to_string()),
+            framing: Framing::Sse,
+            dropped: said.dropped,
+        })
+    }
+
+    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        answer::whole(call, &body)
+    }
+
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+        error::read(status, headers, body)
+    }
+
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
+        Box::new(MessageStream::new(call))
+    }
+}
+
+/// The version and the betas.
+fn headers(account: &Account, betas: &[String]) -> Result<Vec<(HeaderName, HeaderValue)>, Refusal> {
+    let version = account.api_version.as_deref().unwrap_or(VERSION);
+    let version = HeaderValue::from_str(version)
+        .map_err(|_| Refusal::field("api_version", "invalid_value", "the account's api_version cannot stand in a header"))?;
+    let mut headers = vec![(HeaderName::from_static("anthropic-version"), version)];
+    headers.extend(beta_header(betas));
+    Ok(headers)
+}
+
+/// The betas as a header, if there are any. Their names are checked.
+fn beta_header(betas: &[String]) -> Option<(HeaderName, HeaderValue)> {
+    let value = HeaderValue::from_str(&betas.join(",")).ok().filter(|value| !value.is_empty())?;
+    Some((HeaderName::from_static("anthropic-beta"), value))
+}

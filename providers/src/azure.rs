@@ -1,0 +1,63 @@
+//! Azure OpenAI: OpenAI's bodies under addresses that name a deployment, or under `/openai/v1`.
+//! Reference: <https://learn.microsoft.com/azure/ai-services/openai/reference>.
+//! It must not know OpenAI's grammar: that is the compatible providers'.
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::Provider;
+use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::compatible;
+use crate::error::{Refusal, UpstreamError};
+use crate::segment;
+
+/// Azure OpenAI. A model is a deployment's name. An account with an API version speaks by
+/// deployment addresses, one without by the version that needs none.
+pub(crate) struct Azure;
+
+impl Provider for Azure {
+    fn kind(&self) -> &'static str {
+        "azure"
+    }
+
+    /// Every resource has its own, `https://NAME.openai.azure.com`.
+    fn base_url(&self, _account: &Account) -> Option<String> {
+        None
+    }
+
+    fn auth(&self) -> Auth {
+        Auth::Header("api-key")
+    }
+
+    fn key_variable(&self) -> Option<&'static str> {
+        Some("AZURE_OPENAI_API_KEY")
+    }
+
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let upstream = compatible::USUAL.request(call)?;
+        let path = match call.account.api_version.as_deref() {
+            Some(version) => {
+                let (deployment, version) = (segment::of_model(call.model)?, segment::percent_encoded(version));
+                format!("/openai/deployments/{deployment}{}?api-version={version}", upstream.path)
+            }
+            None => format!("/openai/v1{}", upstream.path),
+        };
+        Ok(UpstreamRequest { path, ..upstream })
+    }
+
+    fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        compatible::USUAL.answer(call, headers, body)
+    }
+
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+        compatible::USUAL.error(status, headers, body)
+    }
+
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
+        compatible::USUAL.stream(call)
+    }
+}

@@ -1,0 +1,72 @@
+//! The wire of AWS Bedrock's Converse and ConverseStream,
+//! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>.
+//! It must not know keys, signatures or sockets.
+
+mod answer;
+mod conversation;
+pub(crate) mod error;
+mod family;
+mod request;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::Provider;
+use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::error::{Refusal, UpstreamError};
+use crate::frames::Framing;
+use crate::segment::{is_host_label, percent_encoded};
+use answer::ConverseStream;
+
+/// AWS Bedrock, by its Converse API.
+#[derive(Debug)]
+pub struct Bedrock;
+
+impl Provider for Bedrock {
+    fn kind(&self) -> &'static str {
+        "bedrock"
+    }
+
+    fn base_url(&self, account: &Account) -> Option<String> {
+        let region = account.region.as_deref().filter(|region| is_host_label(region))?;
+        let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+        Some(format!("https://bedrock-runtime.{region}.{domain}"))
+    }
+
+    fn auth(&self) -> Auth {
+        Auth::SigV4("bedrock")
+    }
+
+    fn key_variable(&self) -> Option<&'static str> {
+        Some("AWS_ACCESS_KEY_ID")
+    }
+
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        endpoint == Endpoint::Chat
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let (body, dropped) = request::say(call)?;
+        let verb = if call.request.stream { "converse-stream" } else { "converse" };
+        Ok(UpstreamRequest {
+            method: Method::POST,
+            path: format!("/model/{}/{verb}", percent_encoded(call.model)),
+            headers: Vec::new(),
+            body: Bytes::from(body.to_string()),
+            framing: Framing::AwsEventStream,
+            dropped,
+        })
+    }
+
+    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        answer::whole(call, &body)
+    }
+
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+        error::read(status, headers, body)
+    }
+
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
+        Box::new(ConverseStream::new(call))
+    }
+}

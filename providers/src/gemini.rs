@@ -1,0 +1,86 @@
+//! Google's Gemini API as AI Studio serves it: `generateContent`, its stream, and embeddings.
+//! Reference: <https://ai.google.dev/api/generate-content>. The body's grammar, which Vertex AI shares,
+//! stands in `contents`, `request`, `reply` and `error`.
+//! It must not know projects, regions or OAuth: that is Vertex AI's.
+
+mod contents;
+pub(crate) mod embeddings;
+pub(crate) mod error;
+mod partial;
+pub(crate) mod reply;
+pub(crate) mod request;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::error::{Refusal, UpstreamError};
+use crate::frames::Framing;
+use crate::segment;
+use crate::{Provider, embeddings as openai};
+
+/// The version of the API, unless the account names one; fields such as `parametersJsonSchema` and
+/// `thinkingConfig` are in no stable version.
+const API_VERSION: &str = "v1beta";
+
+/// Gemini on AI Studio.
+pub(crate) struct Gemini;
+
+impl Provider for Gemini {
+    fn kind(&self) -> &'static str {
+        "gemini"
+    }
+
+    fn base_url(&self, _account: &Account) -> Option<String> {
+        Some("https://generativelanguage.googleapis.com".to_owned())
+    }
+
+    fn auth(&self) -> Auth {
+        Auth::Header("x-goog-api-key")
+    }
+
+    fn key_variable(&self) -> Option<&'static str> {
+        Some("GEMINI_API_KEY")
+    }
+
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let version = call.account.api_version.as_deref().unwrap_or(API_VERSION);
+        let model = segment::of_model(bare_name(call.model))?;
+        let (action, (body, dropped)) = match call.endpoint {
+            Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),
+            Endpoint::Embeddings => ("batchEmbedContents", embeddings::batch(call, self.kind())?),
+        };
+        Ok(UpstreamRequest {
+            method: Method::POST,
+            path: format!("/{version}/models/{model}:{action}"),
+            headers: Vec::new(),
+            body: Bytes::from(body.to_string()),
+            framing: Framing::Sse,
+            dropped,
+        })
+    }
+
+    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        match call.endpoint {
+            Endpoint::Chat => reply::answer(call, &body),
+            Endpoint::Embeddings => embeddings::batch_answer(&openai::Writer::new(call), &body),
+        }
+    }
+
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+        error::read(status, headers, body)
+    }
+
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
+        Box::new(reply::Translator::new(call))
+    }
+}
+
+/// The model's name without the resource prefix that Google's own lists write before it.
+pub(crate) fn bare_name(model: &str) -> &str {
+    model.strip_prefix("models/").unwrap_or(model)
+}

@@ -1,0 +1,97 @@
+//! Ollama's own API: `/api/chat` with its stream of JSON lines, and `/api/embed`.
+//! Reference: <https://github.com/ollama/ollama/blob/main/docs/api.md>.
+//! It must not know Ollama's OpenAI-compatible endpoint: that is a row of the compatible providers.
+
+mod reply;
+mod request;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode};
+use serde_json::Value;
+
+use crate::Provider;
+use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::error::{Class, Refusal, UpstreamError};
+use crate::failure;
+use crate::frames::Framing;
+use crate::retry::retry_after;
+
+/// Ollama, on one's own machine or in its cloud.
+pub(crate) struct Ollama;
+
+impl Provider for Ollama {
+    fn kind(&self) -> &'static str {
+        "ollama"
+    }
+
+    fn base_url(&self, _account: &Account) -> Option<String> {
+        Some("http://localhost:11434".to_owned())
+    }
+
+    /// Ollama's cloud wants a key; one's own machine has none.
+    fn auth(&self) -> Auth {
+        Auth::Bearer
+    }
+
+    fn key_variable(&self) -> Option<&'static str> {
+        Some("OLLAMA_API_KEY")
+    }
+
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
+    }
+
+    fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let (path, (body, dropped)) = match call.endpoint {
+            Endpoint::Chat => ("/api/chat", request::chat(call, self.kind())?),
+            Endpoint::Embeddings => ("/api/embed", request::embed(call, self.kind())?),
+        };
+        Ok(UpstreamRequest {
+            method: Method::POST,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::from(body.to_string()),
+            framing: Framing::JsonLines,
+            dropped,
+        })
+    }
+
+    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        match call.endpoint {
+            Endpoint::Chat => reply::answer(call, &body),
+            Endpoint::Embeddings => reply::embedded(call, &body),
+        }
+    }
+
+    fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
+        let value = serde_json::from_slice::<Value>(body).unwrap_or_default();
+        let mut error = match value.get("error") {
+            Some(error) => told(error, Some(status)),
+            None => failure::from_answer(status, headers, body),
+        };
+        error.retry_after = retry_after(headers);
+        error
+    }
+
+    fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
+        Box::new(reply::Translator::new(call))
+    }
+}
+
+/// The error that Ollama words as one string (and its cloud, now and then, as an object).
+fn told(error: &Value, status: Option<StatusCode>) -> UpstreamError {
+    let words = error.as_str().or_else(|| error.get("message")?.as_str());
+    let message = words.map_or_else(|| error.to_string(), str::to_owned);
+    let lower = message.to_lowercase();
+    let by_status = status.map(Class::from_status);
+    let class = if ["context length", "prompt too long", "context window"].iter().any(|words| lower.contains(words)) {
+        Class::ContextOverflow
+    } else if lower.contains("maximum pending requests") {
+        Class::Overloaded
+    } else if by_status.is_none() && lower.contains("not found") {
+        Class::NotFound
+    } else {
+        by_status.unwrap_or(Class::Server)
+    };
+    UpstreamError::at(status, class, message)
+}

@@ -1,0 +1,265 @@
+//! Recorded Gemini traffic, of AI Studio and of Vertex AI: what the adapter makes of each answer
+//! against what the recorded bytes say, read here with code of its own.
+//! It must not use the crate's reading of Gemini's grammar.
+
+use std::path::Path;
+
+use http::StatusCode;
+use providers::frames::Framing;
+use providers::{Account, Class, Endpoint};
+use serde_json::{Value, json};
+
+use crate::play;
+use crate::recorded::{self, Recording, Said, SaidChoice, Tally};
+
+/// Where the second opinion differs, and who is right.
+const OPINIONS: [(&str, &str); 1] = [(
+    "streamGenerateContent-stream-c303c2",
+    "the stream is one JSON array, of which it reads nothing; the recording holds text and usage",
+)];
+
+#[test]
+fn recordings_of_ai_studio_are_read_as_they_say() {
+    replay("gemini");
+}
+
+#[test]
+fn recordings_of_vertex_are_read_as_they_say() {
+    replay("vertex");
+}
+
+fn replay(kind: &'static str) {
+    let Some(root) = recorded::root() else { return };
+    let mut tally = Tally::new(kind);
+    let mut disagreements = Vec::new();
+    let without_request = if kind == "gemini" { recorded::of(&root, "_response_only/gemini") } else { Vec::new() };
+    for recording in recorded::of(&root, kind).iter().chain(&without_request) {
+        if recording.url.contains("enerateContent") || recording.url.is_empty() {
+            disagreements.extend(chat(&root, kind, recording, &mut tally));
+        } else if recording.url.contains("mbedContent") || recording.url.contains(":predict") {
+            embeddings(kind, recording, &mut tally);
+        }
+    }
+    tally.end(&[]);
+    assert!(disagreements.is_empty(), "{}", disagreements.join("\n"));
+}
+
+fn chat(root: &Path, kind: &str, recording: &Recording, tally: &mut Tally) -> Option<String> {
+    let provider = providers::provider(kind).unwrap();
+    let expected = expected(recording);
+    let name = &recording.name;
+    if recording.url.contains(":stream") || recording.body.starts_with(b"data:") {
+        tally.check(name, &expected, || recorded::streamed(provider, Framing::Sse, recording, &recording.body));
+    } else {
+        tally.check(name, &expected, || recorded::whole(provider, recording));
+        // The same answer as a stream of one frame must say the same.
+        let one_frame = match serde_json::from_slice::<Value>(&recording.body) {
+            Ok(body) if recording.status == 200 => format!("data: {body}\r\n\r\n").into_bytes(),
+            _ => recording.body.clone(),
+        };
+        let as_stream = format!("{name} as a stream");
+        tally.check(&as_stream, &expected, || recorded::streamed(provider, Framing::Sse, recording, &one_frame));
+    }
+    recorded::compare_opinion(root, kind, name, &expected, &OPINIONS)
+}
+
+/// Every JSON object of an answer, whatever its framing.
+fn objects(body: &[u8]) -> Vec<Value> {
+    let text = std::str::from_utf8(body).unwrap();
+    match serde_json::from_str(text) {
+        Ok(Value::Array(list)) => list,
+        Ok(one) => vec![one],
+        Err(_) => {
+            text.lines().filter_map(|line| line.strip_prefix("data: ")).map(|data| serde_json::from_str(data).unwrap()).collect()
+        }
+    }
+}
+
+fn expected(recording: &Recording) -> Said {
+    let objects = objects(&recording.body);
+    if recording.status != 200 {
+        let told = objects[0]["error"].to_string();
+        let is_key = told.contains("API_KEY_INVALID");
+        let status = if is_key { 401 } else { recording.status };
+        return Said::failed(status, Class::from_status(StatusCode::from_u16(status).unwrap()));
+    }
+    let mut said = Said::default();
+    for object in &objects {
+        if !object["promptFeedback"]["blockReason"].is_null() {
+            said.choices = vec![SaidChoice { finish: "content_filter".to_owned(), ..SaidChoice::default() }];
+            // A blocked prompt without counts is one that was not counted.
+            said.usage = Some([0; 4]);
+        }
+        for (position, candidate) in object["candidates"].as_array().into_iter().flatten().enumerate() {
+            let index = usize::try_from(candidate["index"].as_u64().unwrap_or(position as u64)).unwrap();
+            if said.choices.len() <= index {
+                said.choices.resize(index + 1, SaidChoice::default());
+            }
+            add(&mut said.choices[index], candidate);
+        }
+        let count = |name: &str| object["usageMetadata"][name].as_u64();
+        if let Some(prompt) = count("promptTokenCount") {
+            let thoughts = count("thoughtsTokenCount").unwrap_or(0);
+            said.usage = Some([
+                prompt + count("toolUsePromptTokenCount").unwrap_or(0),
+                count("candidatesTokenCount").unwrap_or(0) + thoughts,
+                count("cachedContentTokenCount").unwrap_or(0),
+                thoughts,
+            ]);
+            if !recording.url.is_empty() {
+                let total = count("totalTokenCount");
+                assert_eq!(said.usage.map(|usage| usage[0] + usage[1]), total, "{}: the recorded total", recording.name);
+            }
+        }
+    }
+    said
+}
+
+fn add(choice: &mut SaidChoice, candidate: &Value) {
+    for part in candidate["content"]["parts"].as_array().into_iter().flatten() {
+        let text = part["text"].as_str().unwrap_or_default();
+        if part["thought"] == true {
+            choice.reasoning.push_str(text);
+        } else {
+            choice.text.push_str(text);
+        }
+        if let Some(name) = part["functionCall"]["name"].as_str() {
+            let args = &part["functionCall"]["args"];
+            choice.calls.push((name.to_owned(), if args.is_null() { json!({}) } else { args.clone() }));
+        }
+        for partial in part["functionCall"]["partialArgs"].as_array().into_iter().flatten() {
+            let path = partial["jsonPath"].as_str().unwrap().replace('[', ".").replace(']', "");
+            let steps: Vec<&str> = path.split('.').skip(1).collect();
+            let value = ["stringValue", "numberValue", "boolValue"].map(|name| &partial[name]);
+            let value = value.into_iter().find(|value| !value.is_null()).unwrap_or(&Value::Null);
+            put(&mut choice.calls.last_mut().unwrap().1, &steps, value);
+        }
+    }
+    let reason = &candidate["finishReason"];
+    if !reason.is_null() {
+        let called = !choice.calls.is_empty();
+        let finish = match reason.to_string().trim_matches('"') {
+            "STOP" | "1" | "UNEXPECTED_TOOL_CALL" if called => "tool_calls",
+            "STOP" | "1" => "stop",
+            "MAX_TOKENS" | "2" => "length",
+            _ => "content_filter",
+        };
+        finish.clone_into(&mut choice.finish);
+    }
+}
+
+/// Puts a part of arguments at its place; parts of a string are joined.
+fn put(at: &mut Value, steps: &[&str], value: &Value) {
+    let Some((step, rest)) = steps.split_first() else {
+        *at = match (&*at, value) {
+            (Value::String(have), Value::String(more)) => Value::from(format!("{have}{more}")),
+            _ => value.clone(),
+        };
+        return;
+    };
+    match step.parse::<usize>() {
+        Ok(number) => {
+            if !at.is_array() {
+                *at = json!([]);
+            }
+            let list = at.as_array_mut().unwrap();
+            list.resize(list.len().max(number + 1), Value::Null);
+            put(&mut list[number], rest, value);
+        }
+        Err(_) => put(&mut at[*step], rest, value),
+    }
+}
+
+fn embeddings(kind: &str, recording: &Recording, tally: &mut Tally) {
+    let provider = providers::provider(kind).unwrap();
+    let (request, account) = (recorded::client(Endpoint::Embeddings, false), Account::default());
+    let mut call = play::call(&request, "m", &account);
+    call.endpoint = Endpoint::Embeddings;
+    let got = recorded::vectors(provider, recording, &call);
+    if recording.status != 200 {
+        let is_key = String::from_utf8_lossy(&recording.body).contains("API_KEY_INVALID");
+        let status = if is_key { 401 } else { recording.status };
+        tally.assert(&recording.name, got.is_err_and(|said| said.error.unwrap().0 == status), "another status");
+        return;
+    }
+    let body: Value = serde_json::from_slice(&recording.body).unwrap();
+    let of = |values: &Value| values.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect::<Vec<f64>>();
+    let expected: Vec<Vec<f64>> = match (&body["embeddings"], &body["predictions"], &body["embedding"]) {
+        (Value::Array(list), ..) => list.iter().map(|one| of(&one["values"])).collect(),
+        (_, Value::Array(list), _) => list.iter().map(|one| of(&one["embeddings"]["values"])).collect(),
+        (_, _, one) => vec![of(&one["values"])],
+    };
+    tally.assert(&recording.name, got.is_ok_and(|(vectors, _)| vectors == expected), "other vectors");
+}
+
+/// Where the request built from the chat completion says something else than the recorded one, and why.
+const REQUESTS: [(&str, &str); 8] = [
+    ("jsonSchemaFormatParam", "the recorded request sets a temperature and a limit that the chat completion does not ask for"),
+    ("jsonSchemaMinMaxItemsParam", "as jsonSchemaFormatParam"),
+    ("jsonSchemaMinimumMaximumParam", "as jsonSchemaFormatParam"),
+    ("jsonSchemaPrefixItemsParam", "as jsonSchemaFormatParam"),
+    (
+        "multimodalRequest",
+        "the chat completion names an address, which Gemini reads itself; the recorded request holds another image",
+    ),
+    ("reasoningEffortLowParam", "the recorded budget is its author's choice; ours is Google's own table, and shows the thoughts"),
+    ("reasoningSummaryParam", "as reasoningEffortLowParam"),
+    ("simpleRequest", "the chat completion asks for an effort, the recorded request does not"),
+];
+
+#[test]
+fn logical_requests_mean_what_the_recorded_ones_mean() {
+    let Some(root) = recorded::root() else { return };
+    let mut cases: Vec<_> = std::fs::read_dir(root.join("crossmap")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    cases.sort();
+    let (mut same, mut without, mut wrong) = (0, 0, Vec::new());
+    for case in cases.iter().filter(|case| case.is_dir()) {
+        let name = case.file_name().unwrap().to_str().unwrap();
+        let read = |wire: &str| -> Option<Value> {
+            serde_json::from_slice(&std::fs::read(case.join(wire).join("request.json")).ok()?).ok()
+        };
+        let (Some(chat), Some(google)) = (read("chat-completions"), read("google")) else {
+            without += 1;
+            continue;
+        };
+        let ours = build(&chat, google["model"].as_str().unwrap_or("gemini-2.5-flash"));
+        let theirs = normal(google);
+        match REQUESTS.iter().find(|(known, _)| *known == name) {
+            None if ours == theirs => same += 1,
+            None => wrong.push(format!("{name}:\n  ours   {ours}\n  theirs {theirs}")),
+            Some(_) if ours == theirs => wrong.push(format!("{name}: is listed as different and is not")),
+            Some((_, reason)) => println!("  request {name} differs: {reason}"),
+        }
+    }
+    println!("gemini: {same} logical requests mean the same, {without} exist in one of the wires only");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn build(chat: &Value, model: &str) -> Value {
+    let (request, account) = (play::chat(chat), Account::default());
+    let upstream = providers::provider("gemini").unwrap().request(&play::call(&request, model, &account)).unwrap();
+    normal(serde_json::from_slice(&upstream.body).unwrap())
+}
+
+/// One spelling for what has several: the model stands in the address; a schema of either grammar;
+/// objects that admit no other members, which Google's subset cannot say; call ids and the signature
+/// of foreign calls, which the recorded requests leave out.
+fn normal(value: Value) -> Value {
+    match value {
+        Value::Object(members) => {
+            let kept = members.into_iter().filter(|(name, _)| {
+                !matches!(name.as_str(), "model" | "additionalProperties" | "$schema" | "id" | "thoughtSignature")
+            });
+            kept.map(|(name, value)| {
+                let lower = match (&value, name.as_str()) {
+                    (Value::String(word), "type") => Value::from(word.to_lowercase()),
+                    _ => normal(value),
+                };
+                (if name == "parametersJsonSchema" { "parameters".to_owned() } else { name }, lower)
+            })
+            .collect()
+        }
+        Value::Array(items) => items.into_iter().map(normal).collect(),
+        plain => plain,
+    }
+}

@@ -1,0 +1,323 @@
+//! The limits that replicas share, against a real redis-server whose clock the test turns.
+//! It must not know what happens when Redis is gone: that is told in `limits_outage.rs`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use choreoai::limits::{BackendState, Limits, Observer, RedisOptions, Scope};
+
+use crate::limits_server::Server;
+use crate::limits_storm::{self as story, Turn, in_time, rule};
+
+/// Redis' clock, turned by the test beside running on.
+struct Turned {
+    shift: Arc<AtomicI64>,
+    since: Instant,
+}
+
+impl Turn for Turned {
+    async fn turn(&self, by: Duration) {
+        self.shift.fetch_add(i64::try_from(by.as_millis()).expect("short"), Ordering::Relaxed);
+    }
+
+    fn now_ms(&self) -> u64 {
+        let real = u64::try_from(self.since.elapsed().as_millis()).expect("short");
+        real + u64::try_from(self.shift.load(Ordering::Relaxed)).expect("forward")
+    }
+}
+
+/// Patient options: what is tested here is the count, not the deadline.
+fn patient(server: &Server) -> RedisOptions {
+    RedisOptions { deadline: Duration::from_secs(5), connect: Duration::from_secs(5), ..RedisOptions::new(server.url()) }
+}
+
+fn connect(options: RedisOptions) -> (Limits, Turned) {
+    let clock = Turned { shift: Arc::default(), since: Instant::now() };
+    let limits = Limits::redis_with_clock(options, Arc::new(()), clock.shift.clone()).expect("a good URL");
+    (limits, clock)
+}
+
+#[tokio::test]
+async fn no_storm_passes_more_than_the_limit_in_any_minute() {
+    let server = Server::start();
+    let (limits, clock) = connect(patient(&server));
+    for seed in 0..6 {
+        story::storm(&limits, &clock, seed, 1_000).await;
+    }
+    assert_eq!(limits.state(), BackendState::Shared);
+}
+
+#[tokio::test]
+async fn constant_overload_passes_nearly_all_of_the_limit() {
+    let server = Server::start();
+    let (limits, clock) = connect(patient(&server));
+    story::overload(&limits, &clock, Duration::from_millis(73), 4).await;
+    assert_eq!(limits.state(), BackendState::Shared);
+}
+
+#[tokio::test]
+async fn a_lone_burst_may_use_the_whole_limit() {
+    let server = Server::start();
+    let (limits, clock) = connect(patient(&server));
+    story::lone_burst(&limits, &clock).await;
+}
+
+#[tokio::test]
+async fn a_refused_call_takes_nothing() {
+    let server = Server::start();
+    story::refusals_take_nothing(&connect(patient(&server)).0).await;
+}
+
+#[tokio::test]
+async fn reserve_then_settle() {
+    let server = Server::start();
+    story::settlements(&connect(patient(&server)).0).await;
+}
+
+#[tokio::test]
+async fn what_never_fits_is_told_so() {
+    let server = Server::start();
+    story::too_large(&connect(patient(&server)).0).await;
+}
+
+#[tokio::test]
+async fn a_thousand_abandoned_calls_leave_nothing_behind() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    story::aborts(&limits).await;
+    assert_eq!(limits.state(), BackendState::Shared);
+}
+
+#[tokio::test]
+async fn one_call_is_one_round_trip() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    let ledgers = [Scope::Gateway, Scope::Key, Scope::Model]
+        .map(|scope| limits.ledger(rule(scope, "trip", Some(100_000), Some(100_000_000), Some(100_000))));
+    let mut permits = vec![limits.admit(&ledgers, 1).await];
+    let (before, began) = (server.calls("evalsha"), Instant::now());
+    for _ in 0..500 {
+        permits.push(limits.admit(&ledgers, 1).await);
+    }
+    let beats = began.elapsed().as_secs() + 2;
+    let calls = server.calls("evalsha") - before;
+    assert!((500..=500 + beats).contains(&calls), "{calls} scripts for 500 calls and at most {beats} heartbeats");
+    assert!(server.calls("eval") <= 4, "a script is sent whole only when Redis does not know it");
+    assert!(permits.iter().all(Result::is_ok));
+}
+
+/// A caller who hammers at a full window costs Redis nothing, and is told a wait that counts down.
+#[tokio::test]
+async fn a_full_window_is_not_asked_again() {
+    let server = Server::start();
+    let (limits, clock) = connect(patient(&server));
+    let ledger = [limits.ledger(rule(Scope::Key, "hammer", Some(1), None, None))];
+    let _first = limits.admit(&ledger, 1).await.expect("room");
+    let first = limits.admit(&ledger, 1).await.expect_err("full").retry_after.expect("later");
+    let (before, began) = (server.calls("evalsha"), Instant::now());
+    clock.turn(Duration::from_secs(20)).await;
+    for _ in 0..1_000 {
+        let denied = limits.admit(&ledger, 1).await.expect_err("full");
+        let wait = denied.retry_after.expect("later");
+        assert!(wait <= first - Duration::from_secs(20) && wait > Duration::from_secs(30), "{wait:?} after {first:?}");
+        assert_eq!(denied.standing.requests.expect("limited").remaining, 0);
+    }
+    let beats = began.elapsed().as_secs() + 2;
+    assert!(server.calls("evalsha") - before <= beats);
+    clock.turn(first - Duration::from_secs(20)).await;
+    let _second = limits.admit(&ledger, 1).await.expect("the first has left");
+}
+
+/// Four replicas, a thousand clients at once, one limit.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_replicas_pass_one_limit_and_not_four() {
+    let server = Server::start();
+    for (name, requests, tokens, cost, expected) in
+        [("60", Some(60), None, 1, 60), ("600", Some(600), None, 1, 600), ("tpm", None, Some(100_000), 250, 400)]
+    {
+        let passed = Arc::new(AtomicU64::new(0));
+        let replicas: Vec<Limits> = (0..4).map(|_| connect(patient(&server)).0).collect();
+        let mut clients = Vec::new();
+        for client in 0..1_000 {
+            let limits = replicas[client % 4].clone();
+            let ledger = [limits.ledger(rule(Scope::Key, name, requests, tokens, None))];
+            let passed = passed.clone();
+            clients.push(tokio::spawn(async move {
+                if let Ok(mut permit) = limits.admit(&ledger, cost).await {
+                    permit.settle(cost);
+                    passed.fetch_add(1, Ordering::Relaxed);
+                }
+            }));
+        }
+        for client in clients {
+            client.await.expect("no panic");
+        }
+        assert_eq!(passed.load(Ordering::Relaxed), expected, "{name}");
+        assert!(in_time(async || replicas[0].replicas() == 4).await, "{} replicas seen", replicas[0].replicas());
+        for replica in &replicas {
+            replica.close().await;
+        }
+    }
+}
+
+/// A crash: nothing is given back. The places return when their leases end, and not before.
+#[test]
+fn a_crash_frees_its_places_when_the_leases_end() {
+    let server = Server::start();
+    let place = rule(Scope::Key, "crash", None, None, Some(3));
+    let crashing = tokio::runtime::Runtime::new().expect("a runtime");
+    crashing.block_on(async {
+        let (limits, _) = connect(patient(&server));
+        let ledger = [limits.ledger(place.clone())];
+        for _ in 0..3 {
+            std::mem::forget(limits.admit(&ledger, 0).await.expect("a place"));
+        }
+    });
+    crashing.shutdown_background();
+    let surviving = tokio::runtime::Runtime::new().expect("a runtime");
+    surviving.block_on(async {
+        let (limits, clock) = connect(patient(&server));
+        let ledger = [limits.ledger(place)];
+        let denied = limits.admit(&ledger, 0).await.expect_err("all places are taken");
+        assert_eq!((denied.limit.label(), denied.retry_after), ("concurrency", Some(Duration::from_secs(1))));
+        clock.turn(Duration::from_secs(25)).await;
+        limits.admit(&ledger, 0).await.expect_err("the leases have not ended");
+        clock.turn(Duration::from_secs(6)).await;
+        limits.admit(&ledger, 0).await.expect("the leases have ended").settle(0);
+    });
+}
+
+#[tokio::test]
+async fn a_long_call_keeps_its_place() {
+    let server = Server::start();
+    let options = RedisOptions { lease: Duration::from_secs(3), ..patient(&server) };
+    let (limits, _) = connect(options);
+    let ledger = [limits.ledger(rule(Scope::Key, "long", None, None, Some(1)))];
+    let permit = limits.admit(&ledger, 0).await.expect("a place");
+    let ends = || {
+        let lease: Vec<(String, f64)> = server.ask("ZRANGE {choreoai}:key:long:leases 0 -1 WITHSCORES");
+        lease.first().map(|(_, ends)| *ends)
+    };
+    let first = ends().expect("a lease");
+    assert!(in_time(async || ends().is_some_and(|ends| ends > first)).await, "the lease is renewed");
+    drop(permit);
+    assert!(in_time(async || ends().is_none()).await, "and given back, and not renewed after that");
+}
+
+#[tokio::test]
+async fn every_key_expires_and_carries_the_hash_tag() {
+    let server = Server::start();
+    let (limits, _) = connect(RedisOptions { prefix: "team{1}".to_owned(), ..patient(&server) });
+    let ledgers = [
+        limits.ledger(rule(Scope::Gateway, "all", Some(10), Some(10), Some(10))),
+        limits.ledger(rule(Scope::KeyModel, "a/b", Some(10), None, None)),
+    ];
+    let _permit = limits.admit(&ledgers, 1).await.expect("room");
+    let keys: Vec<String> = server.ask("KEYS *");
+    assert_eq!(keys.len(), 5, "{keys:?}");
+    for key in keys {
+        let ttl: i64 = server.ask(&format!("PTTL {key}"));
+        assert!(ttl > 0 && ttl <= 600_000, "{key} lives for {ttl} ms");
+        assert!(key.starts_with("{team-1-}:"), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn an_account_that_may_only_do_this_is_enough() {
+    let server = Server::start();
+    let _: () = server.ask(
+        "ACL SETUSER gate on >s3cret ~{choreoai}:* +evalsha +eval +time +hmget +hget +hset +hdel +hincrby +del +pexpire \
+         +zadd +zrem +zcard +zremrangebyscore +set +get",
+    );
+    let url = format!("redis://gate:s3cret@127.0.0.1:{}", server.port);
+    let options = RedisOptions { url, ..patient(&server) };
+    assert!(!format!("{options:?}").contains("s3cret"));
+    let (limits, clock) = connect(options);
+    assert!(!format!("{limits:?}").contains("s3cret"));
+    story::settlements(&limits).await;
+    story::storm(&limits, &clock, 99, 300).await;
+    assert_eq!(limits.state(), BackendState::Shared);
+    let bad = Limits::redis(RedisOptions::new("redis//user:s3cret@nowhere"), Arc::new(())).expect_err("no URL");
+    assert!(!bad.to_string().contains("s3cret"), "{bad}");
+}
+
+/// The configured node of a cluster is not the one that has our keys: it says who has, and that one is asked.
+#[tokio::test]
+async fn a_cluster_sends_us_to_the_node_that_has_our_keys() {
+    let cluster = |file: &str| {
+        let file = format!("choreoai-test-{}-{file}.conf", std::process::id());
+        let _ = std::fs::remove_file(std::env::temp_dir().join(&file));
+        Server::start_with(&["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-require-full-coverage", "no"])
+    };
+    let (asked, owner) = (cluster("asked"), cluster("owner"));
+    let _: () = owner.ask("CLUSTER ADDSLOTSRANGE 0 16383");
+    let _: () = owner.ask(&format!("CLUSTER MEET 127.0.0.1 {}", asked.port));
+    let (limits, _) = connect(patient(&asked));
+    let ledger = [limits.ledger(rule(Scope::Key, "cluster", Some(5), None, None))];
+    assert!(in_time(async || limits.state() == BackendState::Shared).await, "{:?}", limits.state());
+    limits.admit(&ledger, 0).await.expect("room").settle(0);
+    let count: u64 = owner.ask("HGET {choreoai}:key:cluster:window r");
+    assert_eq!(count, 1);
+}
+
+#[tokio::test]
+async fn what_was_learned_about_time_and_cost_is_told() {
+    #[derive(Default)]
+    struct Told(AtomicU64);
+    impl Observer for Told {
+        fn script(&self, took: Duration) {
+            assert!(took > Duration::ZERO);
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let (server, told) = (Server::start(), Arc::new(Told::default()));
+    let limits = Limits::redis(patient(&server), told.clone()).expect("a good URL");
+    let ledger = [limits.ledger(rule(Scope::Key, "told", Some(1), None, None))];
+    let passed = limits.admit(&ledger, 0).await.expect("room").standing().requests.expect("limited");
+    assert_eq!((passed.limit, passed.remaining), (1, 0));
+    assert!(passed.reset > Duration::from_secs(59) && passed.reset <= Duration::from_millis(60_500));
+    let denied = limits.admit(&ledger, 0).await.expect_err("full");
+    assert_eq!(denied.standing.requests.expect("limited").remaining, 0);
+    assert_eq!(told.0.load(Ordering::Relaxed), 2);
+}
+
+/// What a thousand concurrent calls wait for Redis. Said, not judged: the machine decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_redis_costs_a_call() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    let ledgers = [Scope::Gateway, Scope::Key, Scope::Model]
+        .map(|scope| limits.ledger(rule(scope, "cost", Some(1_000_000), Some(1_000_000_000), Some(1_000_000))));
+    let _warm = limits.admit(&ledgers, 1).await;
+    for clients in [1, 50, 1_000] {
+        let began = Instant::now();
+        let calls = (0..clients).map(|_| {
+            let (limits, ledgers) = (limits.clone(), ledgers.clone());
+            tokio::spawn(async move {
+                let mut took = Vec::new();
+                for _ in 0..5_000_usize.div_ceil(clients) {
+                    let asked = Instant::now();
+                    limits.admit(&ledgers, 1).await.expect("room").settle(1);
+                    took.push(asked.elapsed());
+                }
+                took
+            })
+        });
+        let mut took: Vec<Duration> = Vec::new();
+        for call in calls.collect::<Vec<_>>() {
+            took.extend(call.await.expect("no panic"));
+        }
+        took.sort_unstable();
+        let (p50, p99) = (took[took.len() / 2], took[took.len() * 99 / 100]);
+        let rate = took.len() as f64 / began.elapsed().as_secs_f64();
+        println!("{clients} clients: {rate:.0} calls/s, p50 {p50:?}, p99 {p99:?}");
+    }
+    let usec: HashMap<String, String> = server
+        .ask::<String>("INFO commandstats")
+        .lines()
+        .filter_map(|line| line.split_once(':').map(|(name, figures)| (name.to_owned(), figures.to_owned())))
+        .collect();
+    println!("evalsha: {}", usec.get("cmdstat_evalsha").map_or("", String::as_str));
+}
