@@ -323,8 +323,16 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] that names the first mistake.
     pub fn from_text(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        checking::check(reading::read(text, environment)?, environment)
+        let checked = reading::read(text, environment).and_then(|file| checking::check(file, environment));
+        checked.map_err(|error| reading::with_line(text, error))
     }
+}
+
+/// The one of `known` that was probably meant by `given`, unless none is like it.
+fn nearest<'k>(given: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let distances = known.map(|known| (strsim::damerau_levenshtein(given, known), known));
+    let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
+    (distance * 2 <= given.chars().count().max(3)).then_some(nearest)
 }
 
 /// The filter for log lines: `RUST_LOG`, else `info`.

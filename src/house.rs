@@ -237,6 +237,9 @@ impl House {
         } else {
             Arc::clone(&provider.other)
         };
+        if account.model != OTHER && !account.is_priced() && self.config.unpriced == Unpriced::Warn {
+            tracing::warn!(target: "choreoai", provider = provider.config.name, model, "this model has no price: its cost will be missing");
+        }
         Some(Lane {
             provider: Arc::clone(provider),
             target: Arc::new(Target::new(&provider.config.name, model, provider.config.breaker)),
@@ -303,6 +306,10 @@ impl House {
     fn present_refusals(&self) {
         let metrics = &self.metrics;
         self.present_errors("");
+        for side in ["client", "upstream"] {
+            metrics.stream_aborts.with_label_values(&[side]);
+        }
+        metrics.telemetry_dropped.with_label_values(&["logs"]);
         let request = |endpoint: &str, status: &str, method: &str| {
             metrics.requests.with_label_values(&["", OTHER, endpoint, status, method]);
             metrics.request_duration.with_label_values(&["", endpoint, method]);
@@ -418,6 +425,7 @@ fn queue(config: &config::Provider, metrics: &Arc<Metrics>) -> Option<Queue> {
     Some(Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics)))))
 }
 
+/// The ledger of a rule, when it limits anything.
 fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Option<Arc<Ledger>> {
     let rule = Rule {
         scope,

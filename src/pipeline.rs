@@ -71,8 +71,11 @@ pub fn answer_here(
     request: &Request<Body>,
     respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
 ) -> Response {
-    let call = open(house, arrival);
+    let mut call = open(house, arrival);
     let caller = house.auth.identify(request.headers(), arrival.address);
+    if let Ok(Some(caller)) = &caller {
+        call.caller(Arc::clone(&caller.metrics));
+    }
     match caller.and_then(|caller| respond(caller.as_deref())) {
         Ok(body) => reply::here(call, body),
         Err(error) => reply::refused(call, &error),

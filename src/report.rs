@@ -1,39 +1,60 @@
 //! What the command line tells people: the welcome at the start, and the report of `choreoai check`.
 //! It must not know how anything is carried out.
 
-use std::fmt::Write;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Config, ConfigError, Limits as Figures};
+use crate::config::{Backend, Config, ConfigError, Limits as Figures, Provider};
 use crate::demo;
 use crate::house::House;
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::metrics::Metrics;
+use crate::prices::Mode;
 
 /// What is printed when the gateway listens: where, and a call that works.
 #[must_use]
 pub fn welcome(house: &House, address: SocketAddr, is_demo: bool) -> String {
-    let demo = is_demo.then(|| format!("{}/{}", demo::NAME, demo::MODELS[0].name));
-    let first = demo.or_else(|| house.config.models.first().map(|model| model.name.clone()));
-    let model = first
-        .or_else(|| house.listed_models().first().map(|(name, _)| name.clone()))
-        .unwrap_or_else(|| "provider/model".to_owned());
+    let model = if is_demo { format!("{}/{}", demo::NAME, demo::MODELS[0].name) } else { first_model(house) };
     let key = if house.auth.is_open() { "" } else { " \\\n    -H 'Authorization: Bearer YOUR_KEY'" };
     let body = format!(r#"{{"model":"{model}","messages":[{{"role":"user","content":"Hello"}}]}}"#);
-    let mut text = format!("\nChoreoAI Gateway listens on http://{address}\n");
-    if is_demo {
-        text.push_str("No provider is configured, so the demo provider answers. Try it:\n");
+    let why = if is_demo {
+        "No provider is configured, so the built-in demo provider answers. A key in the environment, e.g. OPENAI_API_KEY, turns a real one on.\n"
     } else {
-        text.push_str("Try it:\n");
-    }
-    // Writing to a String cannot fail.
-    let _ = write!(
-        text,
-        "\n  curl http://{address}/v1/chat/completions{key} \\\n    -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
-    );
-    text
+        ""
+    };
+    let near = near(address);
+    format!(
+        "\nChoreoAI Gateway listens on http://{address}\n{why}Try it:\n\n  curl http://{near}/v1/chat/completions{key} \\\n    -H 'Content-Type: application/json' \\\n    -d '{body}'\n\n"
+    )
+}
+
+/// A model for the curl line: a configured name, else one that a provider lists, else a priced chat model of its catalogue.
+fn first_model(house: &House) -> String {
+    let configured = house.config.models.first().map(|model| model.name.clone());
+    let listed = || {
+        let with_models = house.config.providers.iter().find(|provider| !provider.models.is_empty())?;
+        Some(format!("{}/{}", with_models.name, with_models.models.first()?))
+    };
+    let catalogued = || {
+        house.config.providers.iter().find_map(|provider| {
+            let mut chat =
+                house.prices.catalogue(&provider.kind).filter(|model| model.mode == Mode::Chat && model.price.is_some());
+            Some(format!("{}/{}", provider.name, chat.next()?.name))
+        })
+    };
+    let any = || house.config.providers.first().map(|provider| format!("{}/MODEL", provider.name));
+    configured.or_else(listed).or_else(catalogued).or_else(any).unwrap_or_else(|| "PROVIDER/MODEL".to_owned())
+}
+
+/// The address under which this machine reaches what listens on `address`.
+fn near(address: SocketAddr) -> SocketAddr {
+    let ip = match address {
+        SocketAddr::V4(v4) if v4.ip().is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(v6) if v6.ip().is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        other => other.ip(),
+    };
+    SocketAddr::new(ip, address.port())
 }
 
 /// What `choreoai check` prints: routes, limits, and models without a price.
@@ -44,52 +65,64 @@ pub fn of(config: &Config) -> Result<String, ConfigError> {
     let failed = |error: &dyn std::fmt::Display| ConfigError(error.to_string());
     let metrics = Arc::new(Metrics::new().map_err(|error| failed(&error))?);
     let house = House::build(config.clone(), Arc::clone(&metrics), Meter::new(metrics), Limits::memory())?;
-    let mut text = String::from("the configuration is sound\n");
-    let mut line = |indent: usize, words: &str| {
-        let _ = writeln!(text, "{:indent$}{words}", "");
+    let mut lines = vec![match &config.path {
+        Some(path) => format!("{} is sound", path.display()),
+        None => "the configuration is sound (there is no file; only the environment was read)".to_owned(),
+    }];
+    let who = match config.keys.len() {
+        0 => "no keys, everyone who reaches it may call".to_owned(),
+        1 => "1 key".to_owned(),
+        keys => format!("{keys} keys"),
     };
-    line(
-        0,
-        &format!(
-            "\nlistens on {}; {} keys; limits counted in {:?}",
-            config.server.listen,
-            config.keys.len(),
-            config.rate_limit.backend
-        ),
-    );
-    line(0, "\nproviders");
-    for provider in &config.providers {
-        let key = if provider.api_key.is_some() { "with key" } else { "without key" };
-        line(2, &format!("{} ({}, {key}) at {}{}", provider.name, provider.kind, provider.base_url, figures(provider.limits)));
-    }
+    let counted = match config.rate_limit.backend {
+        Backend::Memory => "in memory",
+        Backend::Redis => "in Redis",
+    };
+    lines.push(format!("\nlistens on {}; {who}; limits are counted {counted}", config.server.listen));
+    lines.push("\nproviders".to_owned());
+    lines.extend(config.providers.iter().map(provider));
     if config.providers.is_empty() {
-        line(2, "none: the demo provider will answer");
+        lines.push("  none; the demo provider will answer".to_owned());
     }
-    line(0, "\nroutes");
-    for model in &config.models {
-        line(2, &format!("{}{}", model.name, figures(model.limits)));
-        for target in &model.targets {
-            line(4, &format!("tier {}, weight {}: {}/{}", target.tier, target.weight, target.provider, target.model));
-        }
-    }
-    line(2, "PROVIDER/MODEL to that provider; a bare well-known name to the provider that has it");
-    line(0, "\nlimits");
-    line(2, &format!("gateway{}", figures(config.rate_limit.limits)));
-    for key in &config.keys {
-        line(2, &format!("key {}{}", key.name, figures(key.limits)));
-        for (model, limits) in &key.limits_per_model {
-            line(4, &format!("on {model}{}", figures(*limits)));
-        }
-    }
+    lines.push("\nroutes".to_owned());
+    lines.extend(routes(config));
+    lines.push("\nlimits".to_owned());
+    lines.extend(limits(config));
+    lines.push("\nmodels without a price".to_owned());
     let unpriced = unpriced(&house);
-    line(0, "\nmodels without a price");
-    for name in &unpriced {
-        line(2, name);
-    }
     if unpriced.is_empty() {
-        line(2, "none");
+        lines.push("  none".to_owned());
     }
-    Ok(text)
+    lines.extend(unpriced.iter().map(|name| format!("  {name}")));
+    Ok(lines.join("\n") + "\n")
+}
+
+fn provider(provider: &Provider) -> String {
+    let Provider { name, kind, base_url, limits, .. } = provider;
+    let key = if provider.api_key.is_some() { "with key" } else { "without key" };
+    format!("  {name} ({kind}, {key}) at {base_url}{}", figures(*limits))
+}
+
+fn routes(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    for model in &config.models {
+        lines.push(format!("  {}{}", model.name, figures(model.limits)));
+        let targets = model.targets.iter();
+        lines.extend(targets.map(|to| format!("    tier {}, weight {}: {}/{}", to.tier, to.weight, to.provider, to.model)));
+    }
+    lines.push("  PROVIDER/MODEL goes to that provider; a bare well-known name to a provider whose kind has it".to_owned());
+    lines
+}
+
+fn limits(config: &Config) -> Vec<String> {
+    let or_none = |limits: Figures| if limits == Figures::default() { ": none".to_owned() } else { figures(limits) };
+    let mut lines = vec![format!("  whole gateway{}", or_none(config.rate_limit.limits))];
+    for key in &config.keys {
+        let models = if key.models.is_empty() { String::new() } else { format!(" (may call {})", key.models.join(", ")) };
+        lines.push(format!("  key {}{models}{}", key.name, or_none(key.limits)));
+        lines.extend(key.limits_per_model.iter().map(|(model, limits)| format!("    on {model}{}", or_none(*limits))));
+    }
+    lines
 }
 
 fn unpriced(house: &House) -> Vec<String> {

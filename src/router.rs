@@ -43,11 +43,15 @@ impl Target {
         }
     }
 
-    /// Counts an attempt as running until the returned guard is dropped.
+    /// Lets an attempt begin, which counts as running until the returned guard is dropped; `None`
+    /// while the breaker wants the target left alone.
     #[must_use]
-    pub fn begin(self: &Arc<Self>) -> Running {
+    pub fn begin(self: &Arc<Self>, now: Instant) -> Option<Running> {
+        if !self.breaker.admits(now) {
+            return None;
+        }
         self.running.fetch_add(1, Ordering::Relaxed);
-        Running(Arc::clone(self))
+        Some(Running(Arc::clone(self)))
     }
 
     /// Remembers how long an answer took to begin.
@@ -74,6 +78,8 @@ pub struct Running(Arc<Target>);
 
 impl Drop for Running {
     fn drop(&mut self) {
+        // Whoever was let through to find out, and did not, lets the next one try.
+        self.0.breaker.learned_nothing();
         self.0.running.fetch_sub(1, Ordering::Relaxed);
     }
 }

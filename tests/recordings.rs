@@ -188,7 +188,7 @@ fn byte_by_byte(body: &[u8]) -> Vec<Step> {
 /// What the recording tells of its usage, in the gateway's meaning: output includes reasoning.
 fn billed(recording: &Recording) -> Option<(u64, u64)> {
     let excludes = dialect::DIALECTS.iter().any(|dialect| dialect.kind == recording.kind && dialect.excludes_reasoning);
-    let last = events(&recording.body).into_iter().filter(|event| event["usage"].is_object()).next_back();
+    let last = events(&recording.body).into_iter().rfind(|event| event["usage"].is_object());
     let reasoning = last.and_then(|event| event["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64()).unwrap_or(0);
     recording.tells.usage.map(|(input, output)| (input, output + if excludes { reasoning } else { 0 }))
 }

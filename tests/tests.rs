@@ -6,7 +6,11 @@
 #[cfg(test)]
 mod accuracy;
 #[cfg(test)]
+mod configuration;
+#[cfg(test)]
 mod door;
+#[cfg(test)]
+mod examples;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
@@ -23,6 +27,8 @@ mod limits_outage;
 mod limits_queue;
 #[cfg(test)]
 mod limits_redis;
+#[cfg(test)]
+mod limits_replicas;
 #[cfg(test)]
 mod limits_server;
 #[cfg(test)]

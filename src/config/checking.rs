@@ -3,7 +3,7 @@
 //! It must not know how any setting is carried out.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -25,18 +25,26 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
     if is_open && !server.listen.ip().is_loopback() {
         let listen = server.listen;
         return Err(ConfigError(format!(
-            "listening on {listen} without API keys would let everyone in: add [[keys]] or CHOREOAI_API_KEYS, or set [server] allow_anonymous = true"
+            "listening on {listen} without API keys would let everyone in: add [[keys]] or CHOREOAI_API_KEYS, or set allow_anonymous = true under [server]"
         )));
     }
     let providers = providers(file.providers, environment)?;
+    if let Some(looped) = providers.iter().find(|provider| is_own_address(&provider.base_url, server.listen)) {
+        return Err(ConfigError(format!(
+            "providers.{0}.base_url: {1} is this gateway's own address; calls would go round in circles (it may come from {2}, which OpenAI's clients read as well: do not set it for the gateway)",
+            looped.name,
+            looped.base_url,
+            base_url_variable(&looped.name)
+        )));
+    }
     let models = models(file.models, &providers)?;
-    let format = set(environment, "CHOREOAI_LOG_FORMAT").or(file.log.format);
+    let (format_key, format) = either(environment, "CHOREOAI_LOG_FORMAT", "log.format", file.log.format.as_ref());
     Ok(Config {
         path: None,
         server,
         rate_limit: rate_limit(&file.rate_limit, environment)?,
         log_format: word(
-            "log.format",
+            format_key,
             format.as_deref(),
             None,
             &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
@@ -56,6 +64,19 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
 
 fn set(environment: Environment<'_>, name: &str) -> Option<String> {
     environment(name).filter(|value| !value.is_empty())
+}
+
+/// A setting and the name under which it was made: the environment's word, else the file's.
+fn either<'n>(
+    environment: Environment<'_>,
+    variable: &'n str,
+    key: &'n str,
+    written: Option<&String>,
+) -> (&'n str, Option<String>) {
+    match set(environment, variable) {
+        Some(value) => (variable, Some(value)),
+        None => (key, written.cloned()),
+    }
 }
 
 /// One word out of a fixed list.
@@ -78,10 +99,9 @@ fn parsed<T: FromStr>(key: &str, given: &str, expected: &str) -> Result<T, Confi
 }
 
 fn server(file: &file::Server, environment: Environment<'_>) -> Result<Server, ConfigError> {
-    let listen =
-        set(environment, "CHOREOAI_LISTEN").or_else(|| file.listen.clone()).unwrap_or_else(|| "127.0.0.1:8000".to_owned());
-    let listen: SocketAddr =
-        parsed("server.listen", &listen.replace("localhost:", "127.0.0.1:"), "an address like 127.0.0.1:8000")?;
+    let (listen_key, listen) = either(environment, "CHOREOAI_LISTEN", "server.listen", file.listen.as_ref());
+    let listen = listen.unwrap_or_else(|| "127.0.0.1:8000".to_owned()).replace("localhost:", "127.0.0.1:");
+    let listen: SocketAddr = parsed(listen_key, &listen, "an address like 127.0.0.1:8000")?;
     let proxies = file.trusted_proxies.iter().map(|proxy| parsed("server.trusted_proxies", proxy, "an IP address"));
     Ok(Server {
         listen,
@@ -93,19 +113,25 @@ fn server(file: &file::Server, environment: Environment<'_>) -> Result<Server, C
 }
 
 fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<RateLimit, ConfigError> {
-    let backend = set(environment, "CHOREOAI_RATE_LIMIT_BACKEND").or_else(|| file.backend.clone());
-    let url = set(environment, "CHOREOAI_REDIS_URL").or_else(|| file.redis_url.clone());
-    let on_failure = set(environment, "CHOREOAI_RATE_LIMIT_ON_FAILURE").or_else(|| file.on_failure.clone());
+    let (backend_key, backend) = either(environment, "CHOREOAI_RATE_LIMIT_BACKEND", "rate_limit.backend", file.backend.as_ref());
+    let (url_key, url) = either(environment, "CHOREOAI_REDIS_URL", "rate_limit.redis_url", file.redis_url.as_ref());
+    let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
+    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+        // The address may hold a password and is not shown.
+        return Err(ConfigError(format!("{url_key}: must begin with redis:// or rediss://")));
+    }
+    let (on_failure_key, on_failure) =
+        either(environment, "CHOREOAI_RATE_LIMIT_ON_FAILURE", "rate_limit.on_failure", file.on_failure.as_ref());
     Ok(RateLimit {
         backend: word(
-            "rate_limit.backend",
+            backend_key,
             backend.as_deref(),
             Backend::Memory,
             &[("memory", Backend::Memory), ("redis", Backend::Redis)],
         )?,
-        redis_url: Secret::new(url.unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned())),
+        redis_url: Secret::new(url),
         on_failure: word(
-            "rate_limit.on_failure",
+            on_failure_key,
             on_failure.as_deref(),
             OnFailure::Local,
             &[("local", OnFailure::Local), ("open", OnFailure::Open), ("closed", OnFailure::Closed)],
@@ -123,14 +149,33 @@ fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<Ra
 /// The file's providers, and those that a key in the environment turns on.
 fn providers(file: BTreeMap<String, file::Provider>, environment: Environment<'_>) -> Result<Vec<Provider>, ConfigError> {
     let mut written = file;
-    let turned_on = providers::all().filter(|kind| kind.key_variable().is_some_and(|name| set(environment, name).is_some()));
-    for kind in turned_on {
-        let is_written = written.iter().any(|(name, provider)| provider.kind.as_deref().unwrap_or(name) == kind.kind());
-        if !is_written {
-            written.insert(kind.kind().to_owned(), file::Provider::default());
+    for kind in providers::all() {
+        let name = kind.kind();
+        let is_written = written.contains_key(name)
+            || written.iter().any(|(name, provider)| provider.kind.as_deref().unwrap_or(name) == kind.kind());
+        let has_key = kind.key_variable().is_some_and(|variable| set(environment, variable).is_some());
+        // Credentials of a cloud lie about in many shells; without a region they are not meant for us.
+        let account = account(name, &file::Provider::default(), environment)?;
+        let has_address = || set(environment, &base_url_variable(name)).or_else(|| kind.base_url(&account)).is_some();
+        if !is_written && has_key && has_address() {
+            written.insert(name.to_owned(), file::Provider::default());
         }
     }
     written.into_iter().map(|(name, written)| provider(name, written, environment)).collect()
+}
+
+fn account(name: &str, file: &file::Provider, environment: Environment<'_>) -> Result<providers::Account, ConfigError> {
+    Ok(providers::Account {
+        region: file.region.clone().or_else(|| set(environment, "AWS_REGION")).or_else(|| set(environment, "AWS_DEFAULT_REGION")),
+        project: file.project.clone().or_else(|| set(environment, "GOOGLE_CLOUD_PROJECT")),
+        api_version: file.api_version.clone(),
+        unsupported: word(
+            &format!("providers.{name}.unsupported"),
+            file.unsupported.as_deref(),
+            providers::Unsupported::Auto,
+            &[("reject", providers::Unsupported::Reject), ("drop", providers::Unsupported::Drop)],
+        )?,
+    })
 }
 
 fn provider(name: String, file: file::Provider, environment: Environment<'_>) -> Result<Provider, ConfigError> {
@@ -140,21 +185,13 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
     if name.is_empty() || name.contains('/') {
         return Err(ConfigError(format!("providers.\"{name}\": a provider's name must not be empty or contain `/`")));
     }
-    let account = providers::Account {
-        region: file.region.clone().or_else(|| set(environment, "AWS_REGION")).or_else(|| set(environment, "AWS_DEFAULT_REGION")),
-        project: file.project.clone().or_else(|| set(environment, "GOOGLE_CLOUD_PROJECT")),
-        api_version: file.api_version.clone(),
-        unsupported: word(
-            &at("unsupported"),
-            file.unsupported.as_deref(),
-            providers::Unsupported::Auto,
-            &[("reject", providers::Unsupported::Reject), ("drop", providers::Unsupported::Drop)],
-        )?,
-    };
-    let variable = format!("{}_BASE_URL", name.to_uppercase().replace('-', "_"));
-    let base_url = set(environment, &variable).or_else(|| file.base_url.clone()).or_else(|| kind.base_url(&account));
-    let base_url = base_url.ok_or_else(|| ConfigError(format!("{}: needed for kind \"{kind_name}\"", at("base_url"))))?;
-    check_url(&at("base_url"), &base_url)?;
+    let account = account(&name, &file, environment)?;
+    let (variable, key) = (base_url_variable(&name), at("base_url"));
+    let (url_key, base_url) = either(environment, &variable, &key, file.base_url.as_ref());
+    let base_url = base_url.or_else(|| kind.base_url(&account));
+    let base_url =
+        base_url.ok_or_else(|| ConfigError(format!("{key}: missing; the kind \"{kind_name}\" has no address of its own")))?;
+    check_url(url_key, &base_url)?;
     let api_key = file.api_key.clone().or_else(|| kind.key_variable().and_then(|variable| set(environment, variable)));
     Ok(Provider {
         kind: kind_name,
@@ -204,12 +241,32 @@ fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> 
     })
 }
 
+/// The variable that moves a provider.
+fn base_url_variable(name: &str) -> String {
+    let letter = |letter: char| if letter.is_ascii_alphanumeric() { letter.to_ascii_uppercase() } else { '_' };
+    name.chars().map(letter).collect::<String>() + "_BASE_URL"
+}
+
 fn unknown_kind(key: &str, given: &str) -> ConfigError {
-    let nearest = providers::all().map(|kind| kind.kind()).min_by_key(|kind| strsim::damerau_levenshtein(given, kind));
+    let nearest = super::nearest(given, providers::all().map(providers::Provider::kind));
     let hint = nearest.map(|kind| format!("; did you mean \"{kind}\"?")).unwrap_or_default();
     ConfigError(format!(
         "{key}: there is no kind \"{given}\"{hint} (any service that speaks OpenAI's API: \"openai-compatible\")"
     ))
+}
+
+/// Whether a provider's address is the one that is listened on.
+fn is_own_address(url: &str, listen: SocketAddr) -> bool {
+    let Ok(uri) = url.parse::<http::Uri>() else { return false };
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_here = match host.parse::<IpAddr>() {
+        Ok(address) => {
+            address == listen.ip() || address.is_loopback() && (listen.ip().is_unspecified() || listen.ip().is_loopback())
+        }
+        Err(_) => host == "localhost",
+    };
+    is_here && port == listen.port()
 }
 
 fn check_url(key: &str, url: &str) -> Result<(), ConfigError> {
@@ -262,7 +319,9 @@ fn split_target(name: &str, target: &str, providers: &[Provider]) -> Result<(Str
     if providers.iter().any(|known| known.name == provider) {
         return Ok((provider.to_owned(), model.to_owned()));
     }
-    Err(wrong(&format!("names the provider \"{provider}\", which is not configured")))
+    let nearest = super::nearest(provider, providers.iter().map(|known| known.name.as_str()));
+    let hint = nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
+    Err(wrong(&format!("names the provider \"{provider}\", which is not configured{hint}")))
 }
 
 /// The file's keys, and `CHOREOAI_API_KEYS` (`name=secret,…`), which goes before them.
@@ -287,9 +346,12 @@ fn keys(file: Vec<file::Key>, environment: Environment<'_>) -> Result<Vec<Key>, 
         }
     }
     for (index, key) in keys.iter().enumerate() {
-        let twin = keys[..index].iter().find(|other| other.name == key.name || other.sha256 == key.sha256);
-        if let Some(twin) = twin {
-            return Err(ConfigError(format!("keys: \"{}\" and \"{}\" have the same name or key", twin.name, key.name)));
+        let earlier = &keys[..index];
+        if earlier.iter().any(|other| other.name == key.name) {
+            return Err(ConfigError(format!("keys.{}: the name is used twice", key.name)));
+        }
+        if let Some(other) = earlier.iter().find(|other| other.sha256 == key.sha256) {
+            return Err(ConfigError(format!("keys.{}: \"{}\" has the same key", key.name, other.name)));
         }
     }
     Ok(keys)
@@ -332,7 +394,7 @@ fn limits(file: &file::Limits) -> Limits {
 
 fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {
     let mut digest = [0; 32];
-    if hex.len() != 64 || !hex.is_ascii() {
+    if hex.len() != 64 || !hex.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
     for (index, byte) in digest.iter_mut().enumerate() {

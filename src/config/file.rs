@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 /// The whole file.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct File {
     pub unpriced: Option<String>,
     pub server: Server,
@@ -20,7 +20,7 @@ pub(super) struct File {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Server {
     pub listen: Option<String>,
     pub max_body_bytes: Option<usize>,
@@ -31,7 +31,7 @@ pub(super) struct Server {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct RateLimit {
     pub backend: Option<String>,
     pub redis_url: Option<String>,
@@ -44,13 +44,13 @@ pub(super) struct RateLimit {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Log {
     pub format: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Provider {
     pub kind: Option<String>,
     pub base_url: Option<String>,
@@ -73,14 +73,14 @@ pub(super) struct Provider {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Queue {
     pub size: Option<usize>,
     pub wait: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Timeouts {
     pub connect: Option<String>,
     pub first_byte: Option<String>,
@@ -89,7 +89,7 @@ pub(super) struct Timeouts {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Retry {
     pub attempts: Option<u32>,
     pub base: Option<String>,
@@ -97,7 +97,7 @@ pub(super) struct Retry {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Breaker {
     pub failures: Option<u32>,
     pub window: Option<String>,
@@ -105,7 +105,7 @@ pub(super) struct Breaker {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Model {
     pub targets: Vec<Target>,
     pub balance: Option<String>,
@@ -115,7 +115,7 @@ pub(super) struct Model {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Target {
     pub target: String,
     pub weight: Option<u32>,
@@ -123,7 +123,7 @@ pub(super) struct Target {
 }
 
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Key {
     pub name: String,
     pub key: Option<String>,
@@ -136,7 +136,7 @@ pub(super) struct Key {
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Limits {
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
@@ -145,7 +145,7 @@ pub(super) struct Limits {
 
 /// Prices stay text: they are money and never pass through a float.
 #[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Price {
     pub input: Option<Decimal>,
     pub output: Option<Decimal>,
@@ -165,7 +165,7 @@ pub(super) struct Decimal(pub String);
 impl<'de> Deserialize<'de> for Decimal {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
-        #[serde(untagged)]
+        #[serde(untagged, expecting = "expected a price in USD per million tokens, like 2.50")]
         enum Written {
             Integer(u64),
             Float(f64),

@@ -2,6 +2,7 @@
 //! It must not know what any key means.
 
 use serde::Deserialize;
+use toml::de::{DeTable, DeValue};
 use toml::{Table, Value};
 
 use super::ConfigError;
@@ -13,36 +14,100 @@ pub(super) fn read(text: &str, environment: &dyn Fn(&str) -> Option<String>) -> 
     toml::from_str::<File>(text).map_err(|error| describe(text, &error))?;
     let table: Table = toml::from_str(text).map_err(|error| describe(text, &error))?;
     let filled = fill(Value::Table(table), "", environment)?;
-    File::deserialize(filled).map_err(|error| ConfigError(error.message().to_owned()))
+    File::deserialize(filled).map_err(|error| ConfigError(plain(error.message())))
 }
 
-fn describe(text: &str, error: &toml::de::Error) -> ConfigError {
-    let message = error.message();
-    let hint = nearest(message).map(|key| format!("; did you mean `{key}`?")).unwrap_or_default();
-    let first = message.lines().next().unwrap_or(message);
-    let what = first.split(", expected one of").next().unwrap_or(first);
-    match error.span() {
-        Some(span) => {
-            let line = text[..span.start.min(text.len())].matches('\n').count() + 1;
-            ConfigError(format!("line {line}: {what}{hint}"))
-        }
-        None => ConfigError(format!("{what}{hint}")),
+/// The same mistake with its line. Messages about a setting begin with its key: `server.listen: …`.
+pub(super) fn with_line(text: &str, error: ConfigError) -> ConfigError {
+    let key = error.0.split(": ").next().unwrap_or_default();
+    match line_of(text, key) {
+        Some(line) => ConfigError(format!("line {line}: {}", error.0)),
+        None => error,
     }
 }
 
-/// The key that was meant, out of serde's "unknown field `x`, expected one of `a`, `b`".
-fn nearest(message: &str) -> Option<String> {
-    let mut quoted = message.split('`').skip(1).step_by(2);
-    let unknown = message.starts_with("unknown field").then(|| quoted.next()).flatten()?;
-    let distance = |key: &&str| strsim::damerau_levenshtein(unknown, key);
-    quoted.min_by_key(distance).map(str::to_owned)
+fn describe(text: &str, error: &toml::de::Error) -> ConfigError {
+    let said = unknown_key(error.message()).unwrap_or_else(|| plain(error.message()));
+    match error.span() {
+        Some(span) => ConfigError(format!("line {}: {said}", line_at(text, span.start))),
+        None => ConfigError(said),
+    }
+}
+
+fn line_at(text: &str, position: usize) -> usize {
+    text.bytes().take(position).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// The line of `key`, or of the table in which it is missing.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let (mut table, mut rest, mut found) = (document.get_ref(), key, None);
+    loop {
+        let member = table.iter().find_map(|(name, value)| Some((name, value, after(rest, name.get_ref())?)));
+        let Some((name, value, left)) = member else { break };
+        (rest, found) = (left, Some(name.span().start));
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            DeValue::Array(items) => {
+                let named = items.iter().find_map(|item| {
+                    let item = item.get_ref().as_table()?;
+                    let (_, name) = item.iter().find(|(key, _)| key.get_ref() == "name")?;
+                    Some((item, name.span().start, after(rest, name.get_ref().as_str()?)?))
+                });
+                let Some((item, start, left)) = named else { break };
+                (table, rest, found) = (item, left, Some(start));
+            }
+            _ => break,
+        }
+    }
+    found.filter(|_| !rest.contains('.')).map(|position| line_at(text, position))
+}
+
+/// What follows `name` or `"name"` at the beginning of a dotted key.
+fn after<'k>(key: &'k str, name: &str) -> Option<&'k str> {
+    let quoted = || key.strip_prefix('"')?.strip_prefix(name)?.strip_prefix('"');
+    let rest = key.strip_prefix(name).filter(|rest| rest.is_empty() || rest.starts_with('.')).or_else(quoted)?;
+    if rest.is_empty() { Some(rest) } else { rest.strip_prefix('.') }
+}
+
+/// Serde's "unknown field `x`, expected one of `a`, `b`" with the key that was probably meant, else all there are.
+fn unknown_key(message: &str) -> Option<String> {
+    let mut quoted = message.strip_prefix("unknown field")?.split('`').skip(1).step_by(2);
+    let unknown = quoted.next()?;
+    let known: Vec<&str> = quoted.collect();
+    let nearest = super::nearest(unknown, known.iter().copied());
+    let hint = nearest.map_or_else(
+        || format!("known here: {}", known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ")),
+        |key| format!("did you mean `{key}`?"),
+    );
+    Some(format!("unknown key `{unknown}`; {hint}"))
+}
+
+/// What serde calls things, and what people do.
+const WORDS: [(&str, &str); 6] = [
+    ("expected u64", "expected a whole number, 0 or more"),
+    ("expected u32", "expected a whole number, 0 or more"),
+    ("expected usize", "expected a whole number, 0 or more"),
+    ("a sequence", "a list"),
+    ("invalid type: map", "invalid type: table"),
+    (" as i128", ""),
+];
+
+/// A message of the parser without the names that only Rust has.
+fn plain(message: &str) -> String {
+    let line = message.lines().next().unwrap_or(message).to_owned();
+    WORDS.iter().fold(line, |line, (theirs, ours)| line.replace(theirs, ours))
 }
 
 fn fill(value: Value, path: &str, environment: &dyn Fn(&str) -> Option<String>) -> Result<Value, ConfigError> {
     Ok(match value {
         Value::String(text) => Value::String(expand(&text, path, environment)?),
         Value::Array(items) => {
-            Value::Array(items.into_iter().map(|item| fill(item, path, environment)).collect::<Result<_, _>>()?)
+            let items = items.into_iter().map(|item| {
+                let name = item.get("name").and_then(Value::as_str).map(|name| format!("{path}.{name}"));
+                fill(item, name.as_deref().unwrap_or(path), environment)
+            });
+            Value::Array(items.collect::<Result<_, _>>()?)
         }
         Value::Table(table) => {
             let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
@@ -67,7 +132,9 @@ fn expand(text: &str, path: &str, environment: &dyn Fn(&str) -> Option<String>) 
         };
         let value = environment(name).filter(|value| !value.is_empty()).or(default);
         out.push_str(before);
-        out.push_str(&value.ok_or_else(|| ConfigError(format!("{path}: the environment variable {name} is not set")))?);
+        out.push_str(&value.ok_or_else(|| {
+            ConfigError(format!("{path}: the environment variable {name} is not set; set it, or write ${{{name}:-DEFAULT}}"))
+        })?);
         rest = tail;
     }
     out.push_str(rest);

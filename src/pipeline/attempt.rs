@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
 use providers::frames::Framing;
 use providers::{Class, Kind as Heard, UpstreamRequest};
 use tokio::time::{Instant, sleep};
@@ -97,11 +97,11 @@ pub(super) async fn on_lane(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call
     let mut tried = 0;
     loop {
         let now = router::now();
-        if !lane.target.breaker.admits(now) {
+        let Some(running) = lane.target.begin(now) else {
             let error = Error::new(Kind::UpstreamUnavailable, "the provider has failed repeatedly and is left alone for a while");
             return Err(stopped(call, error.retry_after(lane.target.breaker.wait(now)), false));
-        }
-        let failed = match once(house, ask, lane, call).await {
+        };
+        let failed = match once(house, ask, (lane, running), call).await {
             Ok(reply) => return Ok(reply),
             Err(failed) => *failed,
         };
@@ -142,7 +142,7 @@ fn pause(base: Duration, max: Duration, tried: u32, asked: Option<Duration>) -> 
 }
 
 /// One attempt.
-async fn once(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call: Call) -> Result<Reply, Box<Failed>> {
+async fn once(house: &House, ask: &Ask, (lane, running): (&Arc<Lane>, Running), mut call: Call) -> Result<Reply, Box<Failed>> {
     let on_settled = match place(house, ask, lane, &mut call).await {
         Ok(on_settled) => on_settled,
         Err(error) => return Err(Box::new(Failed { call, error, then: Then::Next })),
@@ -154,7 +154,6 @@ async fn once(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call: Call) -> Res
     let (framing, dropped) = (outgoing.framing, outgoing.dropped.clone());
     let deadline = Instant::now() + lane.provider.upstream.timeouts.total;
     let sent = Instant::now();
-    let running = lane.target.begin();
     call.open(&lane.account, &ask.request, on_settled);
     let sending = lane.provider.upstream.send(outgoing, deadline).await;
     call.heard();
@@ -166,11 +165,21 @@ async fn once(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call: Call) -> Res
         return Err(refused(house, ask, lane, call, answer).await);
     }
     lane.target.took(sent.elapsed());
+    note_what_is_left(&house.metrics, lane, &answer.headers);
     let under_way = UnderWay { lane: Arc::clone(lane), _running: running, dropped };
     if ask.request.stream && !(framing == Framing::Sse && is_json(&answer)) {
         stream(house, ask, call, answer, (framing, deadline, under_way)).await
     } else {
         whole(house, ask, call, answer, (deadline, under_way)).await
+    }
+}
+
+/// Remembers what the provider says is left of its own limits, where it says so as OpenAI does.
+fn note_what_is_left(metrics: &Metrics, lane: &Lane, headers: &HeaderMap) {
+    for (kind, name) in [("requests", "x-ratelimit-remaining-requests"), ("tokens", "x-ratelimit-remaining-tokens")] {
+        if let Some(left) = headers.get(name).and_then(|value| value.to_str().ok()?.parse().ok()) {
+            metrics.upstream_ratelimit_remaining.with_label_values(&[lane.provider.config.name.as_str(), kind]).set(left);
+        }
     }
 }
 
@@ -276,7 +285,6 @@ async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, answer: 
     call.settle(Outcome::UpstreamError);
     if ask.request.stream && lane.asks_usage() && rejects_usage(status, &body) {
         lane.stop_asking_usage();
-        lane.target.breaker.learned_nothing();
         let error = Error::new(Kind::UpstreamRefused, "the provider rejects stream_options");
         return Box::new(Failed { call, error, then: Then::Rephrase });
     }
@@ -298,15 +306,11 @@ fn judge(house: &House, lane: &Lane, class: Class, retry_after: Option<Duration>
             lane.target.breaker.succeeded();
             Then::Stop
         }
-        Class::ContextOverflow | Class::Authentication | Class::Permission | Class::Quota => {
-            lane.target.breaker.learned_nothing();
-            Then::Next
-        }
+        Class::ContextOverflow | Class::Authentication | Class::Permission | Class::Quota => Then::Next,
         Class::RateLimited => {
             let longest = lane.provider.config.retry.max;
-            match retry_after.filter(|wait| *wait > longest) {
-                Some(wait) => lane.target.breaker.cool_down(router::now(), wait),
-                None => lane.target.breaker.learned_nothing(),
+            if let Some(wait) = retry_after.filter(|wait| *wait > longest) {
+                lane.target.breaker.cool_down(router::now(), wait);
             }
             Then::Again
         }
@@ -380,14 +384,16 @@ async fn stream(
     let config = &lane.provider.config;
     let drain = (config.on_disconnect == OnDisconnect::Drain).then_some(config.drain_timeout);
     let limits = Limits { idle: lane.provider.upstream.timeouts.idle, deadline, drain };
-    let about = under_way.about(&call);
+    let about = About { cost: None, ..under_way.about(&call) };
     let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
+    let began = Instant::now();
     let (watched, end) =
         match Pump::begin(Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) })
             .await
         {
-            Ok(pump) => {
+            Ok(mut pump) => {
+                pump.watch_mut(|watched| watched.call.waited(began.elapsed()));
                 well(&house.metrics, &lane);
                 return Ok(Reply::Stream { pump: Box::new(pump), about });
             }
