@@ -248,7 +248,7 @@ async fn an_account_that_may_only_do_this_is_enough() {
 async fn a_cluster_sends_us_to_the_node_that_has_our_keys() {
     let cluster = |file: &str| {
         let file = format!("choreoai-test-{}-{file}.conf", std::process::id());
-        let _ = std::fs::remove_file(std::env::temp_dir().join(&file));
+        let _ = std::fs::remove_file(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(&file));
         Server::start_with(&["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-require-full-coverage", "no"])
     };
     let (asked, owner) = (cluster("asked"), cluster("owner"));
