@@ -49,3 +49,5 @@ mod streams;
 mod support;
 #[cfg(test)]
 mod token_bills;
+#[cfg(test)]
+mod transport;
