@@ -10,6 +10,8 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod keys;
@@ -29,6 +31,8 @@ mod limits_redis;
 mod limits_server;
 #[cfg(test)]
 mod limits_storm;
+#[cfg(test)]
+mod presence;
 #[cfg(test)]
 mod price_facts;
 #[cfg(test)]
