@@ -11,6 +11,7 @@ mod configuration;
 mod door;
 #[cfg(test)]
 mod examples;
+mod drift;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
@@ -33,6 +34,8 @@ mod limits_replicas;
 mod limits_server;
 #[cfg(test)]
 mod limits_storm;
+#[cfg(test)]
+mod presence;
 #[cfg(test)]
 mod price_facts;
 #[cfg(test)]

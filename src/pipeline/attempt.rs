@@ -361,7 +361,7 @@ async fn whole(
         Ok(_) if ask.request.stream => providers::UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
         Ok(answer) => {
-            call.whole(answer.usage, &answer.text);
+            call.whole(&answer);
             call.settle(Outcome::Completed);
             well(&house.metrics, &lane);
             return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call: Box::new(call) });
