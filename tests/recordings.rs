@@ -162,10 +162,7 @@ fn dir(folder: &std::path::Path) -> Vec<PathBuf> {
 /// How a body is handed over.
 fn plays(body: &[u8]) -> Vec<(String, Vec<Step>)> {
     let write = |bytes: &[u8]| Step::Write(bytes::Bytes::copy_from_slice(bytes), 0);
-    let mut plays = vec![
-        ("whole".to_owned(), vec![write(body)]),
-        ("byte by byte".to_owned(), byte_by_byte(body)),
-    ];
+    let mut plays = vec![("whole".to_owned(), vec![write(body)]), ("byte by byte".to_owned(), byte_by_byte(body))];
     for n in 1..=CUTS {
         let cut = body.len() * n / (CUTS + 1);
         plays.push((

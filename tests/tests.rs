@@ -10,8 +10,9 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
-mod examples;
 mod drift;
+#[cfg(test)]
+mod examples;
 #[cfg(test)]
 mod house;
 #[cfg(test)]
