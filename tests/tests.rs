@@ -10,6 +10,8 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod house;
@@ -33,6 +35,8 @@ mod limits_replicas;
 mod limits_server;
 #[cfg(test)]
 mod limits_storm;
+#[cfg(test)]
+mod presence;
 #[cfg(test)]
 mod price_facts;
 #[cfg(test)]
