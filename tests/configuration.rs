@@ -254,6 +254,8 @@ fn the_endpoint_of_azures_tools_is_for_azure_accounts_without_an_address() {
     let url = |name: &str| provider(&config, name).base_url.clone();
     assert_eq!([url("east"), url("west")], ["https://east.openai.azure.com", "https://mine.openai.azure.com"]);
     assert_eq!(url("openai"), "https://api.openai.com/v1");
+    let other = "[providers.mine]\nkind = \"openai-compatible\"\n";
+    assert!(read(other, &environment).is_err(), "no other kind is sent there");
 }
 
 #[test]
