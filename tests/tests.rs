@@ -10,6 +10,8 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
 mod examples;
 #[cfg(test)]
 mod house;
@@ -34,6 +36,8 @@ mod limits_server;
 #[cfg(test)]
 mod limits_storm;
 #[cfg(test)]
+mod presence;
+#[cfg(test)]
 mod price_facts;
 #[cfg(test)]
 mod queries;
@@ -49,3 +53,5 @@ mod streams;
 mod support;
 #[cfg(test)]
 mod token_bills;
+#[cfg(test)]
+mod transport;

@@ -347,17 +347,22 @@ fn logprob(token: &Token) -> Value {
     json!({"token": token.token, "logprob": token.log_probability, "bytes": token.token.as_bytes()})
 }
 
-/// A whole answer.
+/// A whole answer; or all of a stream that came as one array, whose elements each hold a bit of it.
 pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let mut response: Response = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
-    if let Some(error) = response.error.take() {
-        return Err(error::in_band(&error));
-    }
+    let is_array = body.trim_ascii_start().starts_with(b"[");
+    let read = if is_array { serde_json::from_slice(body) } else { serde_json::from_slice(body).map(|one| vec![one]) };
+    let responses: Vec<Response> = read.map_err(|fault| error::unreadable(&fault))?;
     let mut reader = Reader::default();
     let mut writer = AnswerWriter::new(call);
-    writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
-    let usage = response.usage();
-    reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
+    let mut usage = None;
+    for mut response in responses {
+        if let Some(error) = response.error.take() {
+            return Err(error::in_band(&error));
+        }
+        writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
+        usage = response.usage().or(usage);
+        reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
+    }
     if reader.choices.is_empty() {
         return Err(UpstreamError::new(Class::Server, "the provider answered without a candidate"));
     }

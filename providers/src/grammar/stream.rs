@@ -297,7 +297,8 @@ impl Stream {
         for finished in std::mem::take(&mut self.finishes) {
             self.out.clear();
             write_data(&mut self.out, &finished.data);
-            emit(Event { bytes: &self.out, kind: Kind::Finish });
+            let tool_calls = self.choices.get(finished.choice).map_or(0, |choice| choice.calls.count());
+            emit(Event { bytes: &self.out, kind: Kind::Finish { tool_calls } });
         }
         if is_complete {
             self.out.clear();
