@@ -12,6 +12,8 @@ mod door;
 #[cfg(test)]
 mod drift;
 #[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod keys;
@@ -27,6 +29,8 @@ mod limits_outage;
 mod limits_queue;
 #[cfg(test)]
 mod limits_redis;
+#[cfg(test)]
+mod limits_replicas;
 #[cfg(test)]
 mod limits_server;
 #[cfg(test)]
@@ -49,3 +53,5 @@ mod streams;
 mod support;
 #[cfg(test)]
 mod token_bills;
+#[cfg(test)]
+mod transport;

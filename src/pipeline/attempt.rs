@@ -279,8 +279,8 @@ fn unreached(house: &House, lane: &Lane, mut call: Call, failure: Failure) -> Bo
 }
 
 /// An answer with a status that says no.
-async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, answer: upstream::Answer) -> Box<Failed> {
-    let (status, headers) = (answer.status, answer.headers.clone());
+async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, mut answer: upstream::Answer) -> Box<Failed> {
+    let (status, headers) = (answer.status, std::mem::take(&mut answer.headers));
     let body = answer.whole(ERROR_BODY, Instant::now() + ERROR_BODY).await.unwrap_or_default();
     call.settle(Outcome::UpstreamError);
     if ask.request.stream && lane.asks_usage() && rejects_usage(status, &body) {
@@ -333,11 +333,11 @@ async fn whole(
     house: &House,
     ask: &Ask,
     mut call: Call,
-    answer: upstream::Answer,
+    mut answer: upstream::Answer,
     (deadline, under_way): (Instant, UnderWay),
 ) -> Result<Reply, Box<Failed>> {
     let lane = Arc::clone(&under_way.lane);
-    let headers = answer.headers.clone();
+    let headers = std::mem::take(&mut answer.headers);
     let began = Instant::now();
     let body = answer.whole(lane.provider.upstream.timeouts.idle, deadline).await;
     call.waited(began.elapsed());
