@@ -523,7 +523,7 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         (file("broken", &broken_key.to_string()), file("half", &format!("{{\"private_key\": \"{MARK}")));
     let other = file("other", "{\"type\": \"external_account\"}");
     let identity = file("secret-identity", MARK);
-    let program = file("program", "[profile p]\ncredential_process = /bin/never-seen\n");
+    let program = file("program", "[profile p]\ncredential_process = /bin/keys\n");
     let (authority, sts, dead) = (url(""), url("/sts"), free_address().to_string());
     let dead_url = format!("http://{dead}");
     let google = "GOOGLE_APPLICATION_CREDENTIALS";
@@ -541,7 +541,7 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         ("vertex", &[(google, &broken_key)], &["private key"]),
         ("vertex", &[(google, &broken_file)], &["not one of Google's"]),
         ("vertex", &[(google, &other)], &["service_account"]),
-        ("vertex", &[(google, "/nowhere/never-seen")], &["credentials file cannot be read"]),
+        ("vertex", &[(google, "/nowhere/at-all")], &["credentials file cannot be read"]),
         ("vertex", &[("GCE_METADATA_HOST", &dead)], &[google, "metadata server cannot be reached"]),
         ("azure", &application, &["Microsoft Entra ID answered 401"]),
         ("bedrock", &role, &["AWS STS answered 403 (AccessDenied)"]),
@@ -555,8 +555,7 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
             assert!(message.contains(words), "{message:?} does not say {words:?}");
         }
         let shown = format!("{message}{way:?}");
-        assert!(!shown.contains(MARK) || shown.matches(MARK).count() == shown.matches("/never-seen\"").count(), "{shown}");
-        assert!(!message.contains(MARK), "{message}");
+        assert!(!shown.contains(MARK), "{shown}");
     }
     assert!(calls(&fake).is_empty(), "nothing is sent without credentials");
 }
