@@ -70,7 +70,8 @@ async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Reques
     if app.is_leaving() {
         return pipeline::refuse(&app.house, &arrival, &status::leaving());
     }
-    pipeline::answer(app.house, endpoint, arrival, request).await
+    // Boxed here, because the router moves a handler's future several times before it is polled.
+    Box::pin(pipeline::answer(app.house, endpoint, arrival, request)).await
 }
 
 async fn models(State(app): State<App>, request: Request) -> Response {

@@ -98,6 +98,22 @@ static TABLE: [Row; 20] = [
     row(Kind::Internal, 500, SERVER, Some("internal_error"), "internal"),
 ];
 
+/// What the same provider is tried again after.
+pub const RETRIED: [Kind; 5] =
+    [Kind::UpstreamRateLimited, Kind::UpstreamFailed, Kind::UpstreamUnavailable, Kind::UpstreamTimeout, Kind::UpstreamStream];
+
+/// What, beside [`RETRIED`], another target is tried after: the provider's own limits here, a prompt that is too long for
+/// its model, credentials it does not accept.
+pub const LEFT: [Kind; 4] = [Kind::RateLimited, Kind::QueueFull, Kind::UpstreamRefused, Kind::UpstreamAuth];
+
+impl Kind {
+    /// The `error_type` label of metrics and logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        TABLE.iter().find(|row| row.kind == self).map_or("internal", |row| row.label)
+    }
+}
+
 /// Every `error_type` label there is.
 pub fn labels() -> impl Iterator<Item = &'static str> {
     let mut labels: Vec<&str> = TABLE.iter().map(|row| row.label).collect();
@@ -188,7 +204,7 @@ impl Error {
     /// The `error_type` label of metrics and logs.
     #[must_use]
     pub fn label(&self) -> &'static str {
-        TABLE.iter().find(|row| row.kind == self.0.kind).map_or("internal", |row| row.label)
+        self.0.kind.label()
     }
 
     /// The error object in OpenAI's shape.

@@ -15,7 +15,7 @@ use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::KeyExtractor;
 
 use crate::error::{Error, Kind};
-use crate::house::{House, OTHER};
+use crate::house::{House, OTHER, PER_ADDRESS};
 use crate::pipeline::{self, Origin};
 
 /// How often addresses that have been quiet are forgotten.
@@ -39,7 +39,7 @@ pub fn guard(house: &Arc<House>) -> Option<GovernorLayer<ByAddress, NoOpMiddlewa
     Some(GovernorLayer::new(config).error_handler(move |refused| {
         metrics.requests.with_label_values(&["", OTHER, OTHER, "429", OTHER]).inc();
         metrics.errors.with_label_values(&["", "rate_limited", OTHER]).inc();
-        metrics.rate_limit_hits.with_label_values(&["address", "rps"]).inc();
+        metrics.rate_limit_hits.with_label_values(&PER_ADDRESS).inc();
         let wait = match refused {
             GovernorError::TooManyRequests { wait_time, .. } => Duration::from_secs(wait_time.max(1)),
             GovernorError::UnableToExtractKey | GovernorError::Other { .. } => Duration::from_secs(1),

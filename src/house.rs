@@ -3,6 +3,9 @@
 //! It must not know how a call runs through it.
 
 mod observer;
+mod presence;
+
+pub use presence::PER_ADDRESS;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +15,7 @@ use std::time::SystemTime;
 use crate::auth::{Auth, Caller};
 use crate::config::{self, Backend, Config, ConfigError, Unpriced};
 use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope};
-use crate::meter::{Account, Meter, Outcome, UsageSource};
+use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
 use crate::router::{Place, Router, Target};
@@ -20,17 +23,6 @@ use crate::upstream::{Clock, Upstream};
 
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
 pub const OTHER: &str = "other";
-
-/// The endpoints that ask a provider.
-const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
-/// The endpoints that the gateway answers itself.
-const PAGES: [&str; 6] = ["/v1/models", "/v1/models/{id}", "/health", "/ready", "/live", "/metrics"];
-/// The statuses of a target's calls that stand at 0 from the start.
-const STATUSES: [&str; 4] = ["200", "429", "500", "502"];
-/// The statuses of calls that are refused before a target is chosen.
-const REFUSALS: [&str; 8] = ["400", "401", "403", "404", "408", "413", "429", "503"];
-/// The methods of calls that meet no route.
-const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "other"];
 
 /// One configured provider and the way to it.
 #[derive(Debug)]
@@ -262,79 +254,6 @@ impl House {
         let usage = providers::Usage { input: 1000, output: 1000, ..providers::Usage::default() };
         let price = self.prices.find(&lane.provider.config.kind, &lane.provider.config.name, &lane.target.model)?;
         Some(price.cost(&usage).0)
-    }
-
-    /// Makes every series that the configuration foretells, so that the first event of each is seen
-    /// as a change.
-    fn present_at_zero(&self) {
-        let metrics = &self.metrics;
-        for model in &self.config.models {
-            let _ = self.plan(&model.name);
-        }
-        for provider in &self.config.providers {
-            for model in &provider.models {
-                let _ = self.plan(&format!("{}/{model}", provider.name));
-            }
-        }
-        let plans = self.plans.read().unwrap_or_else(PoisonError::into_inner);
-        for lane in plans.values().flat_map(|plan| &plan.lanes).map(|place| &place.target) {
-            let (provider, model) = (&lane.account.provider, &lane.account.model);
-            for status in STATUSES {
-                metrics.requests.with_label_values(&[provider, model, ENDPOINTS[0], status, "POST"]);
-            }
-            for outcome in Outcome::ALL {
-                metrics.settlements.with_label_values(&[provider, model, outcome.label(), UsageSource::Estimated.label()]);
-            }
-            metrics.model_available.with_label_values(&[provider, model]).set(1);
-        }
-        for provider in &self.config.providers {
-            self.present_errors(&provider.name);
-        }
-        self.present_refusals();
-    }
-
-    fn present_errors(&self, provider: &str) {
-        for endpoint in ENDPOINTS {
-            for label in crate::error::labels() {
-                self.metrics.errors.with_label_values(&[provider, label, endpoint]);
-            }
-            self.metrics.request_duration.with_label_values(&[provider, endpoint, "POST"]);
-        }
-    }
-
-    /// What can be counted before a target is chosen, so that nobody's junk adds a series.
-    fn present_refusals(&self) {
-        let metrics = &self.metrics;
-        self.present_errors("");
-        for side in ["client", "upstream"] {
-            metrics.stream_aborts.with_label_values(&[side]);
-        }
-        metrics.telemetry_dropped.with_label_values(&["logs"]);
-        let request = |endpoint: &str, status: &str, method: &str| {
-            metrics.requests.with_label_values(&["", OTHER, endpoint, status, method]);
-            metrics.request_duration.with_label_values(&["", endpoint, method]);
-        };
-        for endpoint in ENDPOINTS {
-            REFUSALS.iter().for_each(|status| request(endpoint, status, "POST"));
-        }
-        for method in METHODS {
-            ["404", "405"].iter().for_each(|status| request(OTHER, status, method));
-        }
-        for page in PAGES {
-            request(page, "200", "GET");
-        }
-        for page in &PAGES[..2] {
-            ["401", "404", "429"].iter().for_each(|status| request(page, status, "GET"));
-        }
-        for endpoint in ENDPOINTS.iter().chain(&PAGES).chain(&[OTHER]) {
-            metrics.requests_in_flight.with_label_values(&[endpoint]);
-            metrics.overhead.with_label_values(&[endpoint]);
-        }
-        for (endpoint, label) in
-            [(OTHER, "not_found"), (PAGES[0], "unauthorized"), (PAGES[1], "unauthorized"), (PAGES[1], "not_found")]
-        {
-            metrics.errors.with_label_values(&["", label, endpoint]);
-        }
     }
 }
 

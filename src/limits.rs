@@ -25,7 +25,7 @@ pub use redis::{BadRedisUrl, RedisOptions};
 pub use rule::{Limit, Rule, Scope};
 
 use ledger::Ledgers;
-use memory::{Alone, Clock, Refusal, Return};
+use memory::{Alone, Asked, Clock, Refusal, Return};
 use redis::{Answer, Grant, Shared};
 
 /// When to ask again while Redis is away and the policy is `closed`: by then it may be back.
@@ -98,10 +98,14 @@ impl Limits {
         if ledgers.iter().all(|ledger| ledger.rule.limits_nothing()) {
             return Ok(self.permit(ledgers, tokens, Standing::default(), None));
         }
+        let asked = Asked::about(&ledgers, tokens);
         match shared.ask(&ledgers, tokens).await {
-            Answer::Admitted(grant, standing) => Ok(self.permit(ledgers, tokens, standing, Some(grant))),
+            Answer::Admitted(grant, standing) => Ok(self.permit(ledgers.clone(), tokens, standing, Some(grant))),
             Answer::Refused(refusal) => Err(denied(&ledgers, refusal, false)),
-            Answer::Away => self.decide_without(shared, ledgers, tokens),
+            Answer::Away => {
+                drop(asked);
+                self.decide_without(shared, ledgers, tokens)
+            }
         }
     }
 

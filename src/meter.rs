@@ -44,6 +44,18 @@ impl Outcome {
         Self::GatewayShutdown,
     ];
 
+    /// Where the usage of an attempt that ended so can come from.
+    #[must_use]
+    pub const fn sources(self) -> &'static [UsageSource] {
+        match self {
+            Self::Completed => &[UsageSource::Provider, UsageSource::Estimated],
+            Self::ClientDisconnect | Self::Timeout | Self::GatewayShutdown => {
+                &[UsageSource::Provider, UsageSource::Partial, UsageSource::Estimated]
+            }
+            Self::UpstreamTruncated | Self::UpstreamError => &UsageSource::ALL,
+        }
+    }
+
     /// The label in metrics and logs.
     #[must_use]
     pub const fn label(self) -> &'static str {

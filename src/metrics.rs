@@ -98,6 +98,8 @@ metrics! {
     active_connections: IntGauge = "choreoai_active_connections" [];
     /// Parts of the tokens: type is cache_read, cache_write, reasoning or audio. Never added to the tokens.
     token_details: IntCounterVec = "choreoai_token_details_total" ["provider", "model", "type"];
+    /// Tools called in answers.
+    tool_calls: IntCounterVec = "choreoai_tool_calls_total" ["provider", "model"];
     /// Cost in USD.
     cost: MoneyCounterVec = "choreoai_cost_total" ["provider", "model"];
     /// Tokens of models that have no price; they are missing from the cost.
@@ -118,7 +120,7 @@ metrics! {
     time_to_first_token: HistogramVec = "choreoai_time_to_first_token_seconds" ["provider", "model"] in FIRST_TOKEN;
     /// Mean time per output token after the first, in seconds; streams only.
     time_per_output_token: HistogramVec = "choreoai_time_per_output_token_seconds" ["provider", "model"] in TOKEN_GAP;
-    /// Calls refused by a limit: scope is global, key, key_model, model or provider; limit is rpm, tpm or concurrency.
+    /// Calls refused by a limit: scope is global, key, key_model, model or provider, limit is rpm, tpm or concurrency; or address and rps.
     rate_limit_hits: IntCounterVec = "choreoai_rate_limit_hits_total" ["scope", "limit"];
     /// Whether the limiter's backend answers: 0 it does, 1 it does not and the failure policy rules.
     rate_limit_backend_state: IntGaugeVec = "choreoai_rate_limit_backend_state" ["backend"];
@@ -201,6 +203,8 @@ pub struct TargetMetrics {
     pub reasoning: IntCounter,
     /// `choreoai_token_details_total{type="audio"}`
     pub audio: IntCounter,
+    /// `choreoai_tool_calls_total`
+    pub tool_calls: IntCounter,
     /// `choreoai_cost_total`
     pub cost: MoneyCounter,
     /// `choreoai_unpriced_tokens_total`
@@ -239,6 +243,7 @@ impl TargetMetrics {
             cache_write: detail("cache_write"),
             reasoning: detail("reasoning"),
             audio: detail("audio"),
+            tool_calls: metrics.tool_calls.with_label_values(&target),
             cost: metrics.cost.with_label_values(&target),
             unpriced: metrics.unpriced_tokens.with_label_values(&target),
             usage_missing: metrics.usage_missing.with_label_values(&target),

@@ -32,6 +32,11 @@ use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
 pub use origin::{Origin, new_request_id};
 
+/// The largest body that is copied out of its connection's read buffer, in bytes. A body in one piece
+/// is a view of that buffer and would keep all of it for as long as the call lasts; a larger one is a
+/// buffer of its own by then, or nearly all of one.
+const MAX_COPIED_BODY: usize = 16 * 1024;
+
 /// Where a call came from, and by which route.
 #[derive(Clone, Debug)]
 pub struct Arrival {
@@ -162,7 +167,8 @@ async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {
         }
         Error::new(Kind::InvalidRequest, "the request body could not be read")
     });
-    Ok(collected?.to_bytes())
+    let body = collected?.to_bytes();
+    Ok(if body.len() <= MAX_COPIED_BODY { Bytes::copy_from_slice(&body) } else { body })
 }
 
 /// Runs the attempts and answers with what came of them. A stream that is long in coming is begun

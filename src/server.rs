@@ -75,6 +75,11 @@ pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output
     let _ = closing.send(true);
     let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
+    // What a client left behind is still being counted; its line belongs into the log.
+    let settled = Instant::now() + LAST_WORDS;
+    while app.house.meter.running() > 0 && Instant::now() < settled {
+        sleep(LOOK_EVERY).await;
+    }
     Ok(())
 }
 

@@ -336,7 +336,7 @@ impl State {
         self.out.extend_from_slice(event.bytes);
         watch.event(&event.kind);
         match event.kind {
-            Kind::Delta(_) | Kind::Finish => self.has_content = true,
+            Kind::Delta(_) | Kind::Finish { .. } => self.has_content = true,
             Kind::Done => {
                 self.end = Some(End::Complete);
                 watch.end(End::Complete);

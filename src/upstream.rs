@@ -127,8 +127,8 @@ impl Upstream {
         let first_byte = (Instant::now() + self.timeouts.first_byte).min(deadline);
         let answered = timeout_at(first_byte, self.client.execute(outgoing)).await;
         self.count_reuse();
-        let answer = answered.map_err(|_| Failure::Timeout)?.map_err(|error| failure(&error))?;
-        Ok(Answer { status: answer.status(), headers: answer.headers().clone(), body: answer })
+        let mut answer = answered.map_err(|_| Failure::Timeout)?.map_err(|error| failure(&error))?;
+        Ok(Answer { status: answer.status(), headers: std::mem::take(answer.headers_mut()), body: answer })
     }
 
     /// Every request that did not open a connection used one that was open.

@@ -72,6 +72,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("[rate_limit]\nrequests_per_minute = 1.5\n", &["line 2: ", "1.5", "expected a whole number"]),
     ("[models.m]\ntargets = [ \"openai/gpt-4o\" ]\n", &["line 2: ", "expected a table"]),
     ("[models.m]\ntargets = \"openai/gpt-4o\"\n", &["line 2: ", "expected a list"]),
+    ("[keys]\nname = \"a\"\n", &["line 1: invalid type: table, expected a list"]),
     ("[providers]\nopenai = \"sk-1\"\n", &["line 2: ", "expected a table"]),
     ("[server]\nlisten = \"8000\"\n", &["line 2: server.listen: \"8000\" is not an address like 127.0.0.1:8000"]),
     ("[server]\ntrusted_proxies = [\"proxy.local\"]\n", &["line 2: server.trusted_proxies: ", "is not an IP address"]),
@@ -213,15 +214,18 @@ fn variables_are_filled_in() {
 fn a_key_in_the_environment_turns_a_provider_on() {
     for kind in providers::all() {
         let Some(variable) = kind.key_variable() else { continue };
-        let config = sound("", &[(variable, "from-environment"), ("AWS_REGION", "eu-west-1")]);
+        let addresses = [("AWS_REGION", "eu-west-1"), ("AZURE_OPENAI_ENDPOINT", "https://mine.openai.azure.com/")];
+        let config = sound("", &[&[(variable, "from-environment")][..], &addresses].concat());
         let found = provider(&config, kind.kind());
         assert_eq!(found.kind, kind.kind());
         let is_signed = matches!(kind.auth(), providers::Auth::SigV4(_));
         assert!(is_signed || key(found) == Some("from-environment"), "{variable}");
         assert!(sound("", &[(variable, "")]).providers.is_empty(), "{variable} is empty");
     }
-    let config = sound("", &[("AWS_ACCESS_KEY_ID", "k")]);
-    assert!(config.providers.is_empty(), "credentials without a region do not keep the gateway from starting");
+    for variable in ["AWS_ACCESS_KEY_ID", "AZURE_OPENAI_API_KEY"] {
+        let config = sound("", &[(variable, "k")]);
+        assert!(config.providers.is_empty(), "{variable} without an address does not keep the gateway from starting");
+    }
 }
 
 #[test]
@@ -247,6 +251,17 @@ fn a_base_url_is_moved_by_the_environment() {
     assert_eq!(provider(&config, "openai").base_url, "http://moved:9/v1", "without the last slash");
     let config = sound("[providers.\"my.local-llm\"]\nkind = \"vllm\"\n", &[("MY_LOCAL_LLM_BASE_URL", "http://gpu:1/v1")]);
     assert_eq!(provider(&config, "my.local-llm").base_url, "http://gpu:1/v1");
+}
+
+#[test]
+fn the_endpoint_of_azures_tools_is_for_azure_accounts_without_an_address() {
+    let environment = [("AZURE_OPENAI_ENDPOINT", "https://mine.openai.azure.com/"), ("OPENAI_API_KEY", "k")];
+    let file =
+        "[providers.east]\nkind = \"azure\"\nbase_url = \"https://east.openai.azure.com\"\n[providers.west]\nkind = \"azure\"\n";
+    let config = sound(file, &environment);
+    let url = |name: &str| provider(&config, name).base_url.clone();
+    assert_eq!([url("east"), url("west")], ["https://east.openai.azure.com", "https://mine.openai.azure.com"]);
+    assert_eq!(url("openai"), "https://api.openai.com/v1");
 }
 
 #[test]

@@ -121,12 +121,13 @@ async fn a_full_window_is_not_asked_again() {
     for _ in 0..1_000 {
         let denied = limits.admit(&ledger, 1).await.expect_err("full");
         let wait = denied.retry_after.expect("later");
-        assert!(wait <= first - Duration::from_secs(20) && wait > Duration::from_secs(30), "{wait:?} after {first:?}");
+        // Redis' clock is known here to within half a round trip.
+        assert!(wait <= first - Duration::from_secs(19) && wait > Duration::from_secs(30), "{wait:?} after {first:?}");
         assert_eq!(denied.standing.requests.expect("limited").remaining, 0);
     }
     let beats = began.elapsed().as_secs() + 2;
     assert!(server.calls("evalsha") - before <= beats);
-    clock.turn(first - Duration::from_secs(20)).await;
+    clock.turn(first - Duration::from_secs(19)).await;
     let _second = limits.admit(&ledger, 1).await.expect("the first has left");
 }
 
@@ -248,7 +249,7 @@ async fn an_account_that_may_only_do_this_is_enough() {
 async fn a_cluster_sends_us_to_the_node_that_has_our_keys() {
     let cluster = |file: &str| {
         let file = format!("choreoai-test-{}-{file}.conf", std::process::id());
-        let _ = std::fs::remove_file(std::env::temp_dir().join(&file));
+        let _ = std::fs::remove_file(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(&file));
         Server::start_with(&["--cluster-enabled", "yes", "--cluster-config-file", &file, "--cluster-require-full-coverage", "no"])
     };
     let (asked, owner) = (cluster("asked"), cluster("owner"));

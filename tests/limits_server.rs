@@ -108,7 +108,7 @@ fn free_port() -> u16 {
 }
 
 fn spawn(port: u16, extra: &[String]) -> Child {
-    let folder = std::env::temp_dir();
+    let folder = env!("CARGO_TARGET_TMPDIR");
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"])
         .arg(folder)

@@ -17,6 +17,9 @@ use crate::support::{dialect, skip};
 
 /// Cuts a recording is played with; the adapters' own test cuts at every byte.
 const CUTS: usize = 5;
+/// Bytes at each end of a recording that travel alone, and how many travel together between.
+const EVERY_BYTE: usize = 1500;
+const SOME_BYTES: usize = 37;
 /// Recordings under way at the same time.
 const AT_ONCE: usize = 4;
 
@@ -114,7 +117,7 @@ fn recordings() -> Option<Vec<Recording>> {
         return None;
     };
     let mut found = Vec::new();
-    for kind in providers::all().map(providers::Provider::kind) {
+    for kind in providers::all().filter(|wire| speaks_openai(*wire)).map(providers::Provider::kind) {
         for path in dir(&folder.join("recordings").join(kind)) {
             let case: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
             let (request, response) = (&case["request"], &case["response"]);
@@ -131,6 +134,23 @@ fn recordings() -> Option<Vec<Recording>> {
     Some(found)
 }
 
+/// Whether this wire is OpenAI's: such calls go to such a path.
+fn speaks_openai(wire: &dyn providers::Provider) -> bool {
+    let body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+    let request = providers::ChatRequest::parse(body.to_string().into(), providers::Endpoint::Chat).unwrap();
+    let account = providers::Account::default();
+    let call = providers::Call {
+        endpoint: providers::Endpoint::Chat,
+        request: &request,
+        model: "m",
+        account: &account,
+        id: "id",
+        created: 0,
+        ask_usage: true,
+    };
+    wire.request(&call).is_ok_and(|upstream| upstream.path.contains("/chat/completions"))
+}
+
 fn dir(folder: &std::path::Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten();
     let mut paths: Vec<_> =
@@ -142,10 +162,7 @@ fn dir(folder: &std::path::Path) -> Vec<PathBuf> {
 /// How a body is handed over.
 fn plays(body: &[u8]) -> Vec<(String, Vec<Step>)> {
     let write = |bytes: &[u8]| Step::Write(bytes::Bytes::copy_from_slice(bytes), 0);
-    let mut plays = vec![
-        ("whole".to_owned(), vec![write(body)]),
-        ("byte by byte".to_owned(), vec![Step::EachByte(bytes::Bytes::copy_from_slice(body))]),
-    ];
+    let mut plays = vec![("whole".to_owned(), vec![write(body)]), ("byte by byte".to_owned(), byte_by_byte(body))];
     for n in 1..=CUTS {
         let cut = body.len() * n / (CUTS + 1);
         plays.push((
@@ -154,6 +171,15 @@ fn plays(body: &[u8]) -> Vec<(String, Vec<Step>)> {
         ));
     }
     plays
+}
+
+/// Every byte a TCP segment, at both ends; what lies between in segments of a few bytes.
+fn byte_by_byte(body: &[u8]) -> Vec<Step> {
+    let (head, rest) = body.split_at(body.len().min(EVERY_BYTE));
+    let (middle, tail) = rest.split_at(rest.len().saturating_sub(EVERY_BYTE));
+    let each = |bytes: &[u8]| Step::EachByte(bytes::Bytes::copy_from_slice(bytes));
+    let few = middle.chunks(SOME_BYTES).map(|part| Step::Write(bytes::Bytes::copy_from_slice(part), 0));
+    std::iter::once(each(head)).chain(few).chain([each(tail)]).collect()
 }
 
 /// What the recording tells of its usage, in the gateway's meaning: output includes reasoning.

@@ -2,187 +2,27 @@
 //! seen on the request that arrives. The clock is told, not waited for.
 //! It must not know how the gateway is wired beyond its upstream room and its door.
 
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use choreoai::config::Config;
-use choreoai::metrics::Metrics;
-use choreoai::upstream::{Clock, Failure, Upstream};
-use http::Method;
-use providers::UpstreamRequest;
-use providers::frames::Framing;
+use choreoai::upstream::Failure;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use crate::support::client::Request;
+use crate::support::cloud::{
+    MARK, NOW, PLACE, Watch, asked, assert_signed, at, call, calls, fake, file, form, header, is_signed, request, token, trouble,
+    way,
+};
 use crate::support::gateway::{Setup, free_address};
-use crate::support::provider::{Exchange, FakeProvider, Gate, Reply, Step};
+use crate::support::provider::{FakeProvider, Gate, Reply, Step};
 use crate::support::{PATIENCE, soon};
 
-/// 2026-02-03T04:05:06Z
-const NOW: u64 = 1_770_091_506;
 /// A key that opens nothing: made for these tests.
 const RSA_KEY: &str = include_str!("support/rsa.pem");
-/// Every secret of these tests holds this word.
-const MARK: &str = "never-seen";
-
-/// A clock that stands until it is moved.
-#[derive(Clone)]
-struct Watch(Arc<AtomicU64>);
-
-impl Watch {
-    fn new() -> Self {
-        Self(Arc::new(AtomicU64::new(NOW)))
-    }
-
-    fn forward(&self, seconds: u64) {
-        self.0.fetch_add(seconds, Ordering::Relaxed);
-    }
-
-    fn clock(&self) -> Clock {
-        let seconds = Arc::clone(&self.0);
-        Clock::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.load(Ordering::Relaxed)))
-    }
-}
-
-/// The way to the one provider of this configuration.
-fn way(kind: &str, more: &str, fake: &FakeProvider, environment: &[(&str, &str)], watch: &Watch) -> Upstream {
-    let base = format!("http://{}", fake.address);
-    let text = format!("[providers.cloud]\nkind = \"{kind}\"\nbase_url = \"{base}\"\nregion = \"us-east-1\"\n{more}\n");
-    let variable = |name: &str| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-    let config = Config::from_text(&text, &variable).unwrap();
-    let auth = providers::provider(kind).unwrap().auth();
-    Upstream::new(&config.providers[0], auth, &Metrics::new().unwrap(), watch.clock()).unwrap()
-}
-
-/// One call to `/call`.
-async fn call(way: &Upstream) -> Result<u16, Failure> {
-    let request = UpstreamRequest {
-        method: Method::POST,
-        path: "/call".to_owned(),
-        headers: Vec::new(),
-        body: "{}".into(),
-        framing: Framing::Sse,
-        dropped: Vec::new(),
-    };
-    way.send(request, Instant::now() + PATIENCE).await.map(|answer| answer.status.as_u16())
-}
-
-/// The message of a call that was not sent.
-async fn trouble(way: &Upstream) -> String {
-    match call(way).await {
-        Err(Failure::Credentials(trouble)) => trouble.message,
-        other => panic!("{other:?}"),
-    }
-}
-
-/// Requests of the provider itself.
-fn calls(fake: &FakeProvider) -> Vec<Exchange> {
-    fake.exchanges("").into_iter().filter(|exchange| exchange.path == "/call").collect()
-}
-
-/// Requests whose path begins so.
-fn asked(fake: &FakeProvider, path: &str) -> Vec<Exchange> {
-    fake.exchanges("").into_iter().filter(|exchange| exchange.path.starts_with(path)).collect()
-}
-
-/// A fake that answers `/call`, and everything else as `services` says.
-async fn fake(services: impl Fn(&Exchange) -> Reply + Send + Sync + 'static) -> FakeProvider {
-    let fake = FakeProvider::start().await;
-    fake.on("", move |exchange| if exchange.path == "/call" { Reply::json(200, &json!({})) } else { services(exchange) });
-    fake
-}
-
-fn header(exchange: &Exchange, name: &str) -> String {
-    exchange.head.header(name).unwrap_or_default().to_owned()
-}
-
-fn form(exchange: &Exchange) -> Vec<(String, String)> {
-    assert_eq!(header(exchange, "content-type"), "application/x-www-form-urlencoded");
-    let url = format!("http://form/?{}", String::from_utf8_lossy(&exchange.body));
-    let url: http::Uri = url.parse().unwrap();
-    let pairs = url.query().unwrap().split('&').map(|pair| pair.split_once('=').unwrap());
-    pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
-}
-
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-            }
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).unwrap()
-}
-
-fn file(name: &str, text: &str) -> String {
-    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("signing-{}-{name}", std::process::id()));
-    std::fs::write(&path, text).unwrap();
-    path.to_str().unwrap().to_owned()
-}
-
-/// HMAC-SHA-256 as RFC 2104 has it: the verifier shares nothing with what it verifies.
-fn hmac(key: &[u8], message: &[u8]) -> Vec<u8> {
-    let mut block = [0; 64];
-    block[..key.len()].copy_from_slice(key);
-    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(message).finalize();
-    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5c)).chain_update(inner).finalize().to_vec()
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Whether what arrived bears the signature of this key, recomputed from the bytes on the wire.
-fn is_signed(exchange: &Exchange, secret: &str, place: &str) -> bool {
-    let authorization = header(exchange, "authorization");
-    let part = |name: &str| authorization.split(&format!("{name}=")).nth(1).unwrap().split(',').next().unwrap().to_owned();
-    let names = part("SignedHeaders");
-    for needed in ["content-type", "host", "x-amz-date"] {
-        assert!(names.split(';').any(|name| name == needed), "{needed} is not signed: {names}");
-    }
-    let mut canonical = format!("{}\n", exchange.head.first_line.split(' ').next().unwrap());
-    canonical += &exchange.path.replace('%', "%25");
-    canonical += "\n\n";
-    for name in names.split(';') {
-        canonical += &format!("{name}:{}\n", header(exchange, name));
-    }
-    canonical += &format!("\n{names}\n{}", hex(&Sha256::digest(&exchange.body)));
-    let time = header(exchange, "x-amz-date");
-    let scope = format!("{}/{place}/aws4_request", &time[..8]);
-    assert!(part("Credential").ends_with(&scope), "{authorization}");
-    let to_sign = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", hex(&Sha256::digest(canonical.as_bytes())));
-    let first = format!("AWS4{secret}").into_bytes();
-    let key = scope.split('/').fold(first, |key, word| hmac(&key, word.as_bytes()));
-    hex(&hmac(&key, to_sign.as_bytes())) == part("Signature")
-}
-
-const PLACE: &str = "us-east-1/bedrock";
-
-/// The secret key of the last call's signature is this one, and so are its id and session token.
-fn assert_signed(fake: &FakeProvider, id: &str, secret: &str, session: &str) {
-    let call = calls(fake).pop().expect("no call arrived");
-    assert!(header(&call, "authorization").contains(&format!("Credential={id}/")), "{:?}", call.head);
-    assert_eq!(header(&call, "x-amz-security-token"), session);
-    assert!(is_signed(&call, secret, PLACE), "{:?}", call.head);
-    assert!(!is_signed(&call, "another secret", PLACE), "the verifier can say no");
-}
-
-/// A time on the clock of the tests, as AWS writes it.
-fn at(seconds: u64) -> String {
-    humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(NOW + seconds)).to_string()
-}
 
 fn keys(name: &str, seconds: u64) -> Value {
     json!({"Code": "Success", "AccessKeyId": format!("ID-{name}"), "SecretAccessKey": format!("secret-{name}-{MARK}"),
@@ -306,22 +146,11 @@ async fn the_signature_covers_the_path_as_it_is_sent() {
     fake.on("", |_| Reply::json(200, &json!({})));
     let keys = [("AWS_ACCESS_KEY_ID", "ID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
     let way = way("bedrock", "", &fake, &keys, &Watch::new());
-    let request = UpstreamRequest {
-        method: Method::POST,
-        path: "/model/us.anthropic.claude-3-v1%3A0/converse".to_owned(),
-        headers: Vec::new(),
-        body: "{\"a\":1}".into(),
-        framing: Framing::AwsEventStream,
-        dropped: Vec::new(),
-    };
+    let request = request("/model/us.anthropic.claude-3-v1%3A0/converse");
     assert!(way.send(request, Instant::now() + PATIENCE).await.is_ok());
     let arrived = fake.exchanges("").remove(0);
     assert_eq!(arrived.path, "/model/us.anthropic.claude-3-v1%3A0/converse");
     assert!(is_signed(&arrived, "secret", PLACE), "{:?}", arrived.head);
-}
-
-fn token(name: &str, seconds: u64) -> Reply {
-    Reply::json(200, &json!({"access_token": format!("{name}-{MARK}"), "expires_in": seconds, "token_type": "Bearer"}))
 }
 
 #[tokio::test]
@@ -359,7 +188,7 @@ async fn a_google_service_account_signs_for_its_token() {
 
 fn public_key() -> Vec<u8> {
     let body: String = RSA_KEY.lines().filter(|line| !line.starts_with('-')).collect();
-    let der = base64::engine::general_purpose::STANDARD.decode(body).unwrap();
+    let der = STANDARD.decode(body).unwrap();
     ring::signature::RsaKeyPair::from_pkcs8(&der).unwrap().public().as_ref().to_vec()
 }
 
@@ -498,6 +327,9 @@ async fn a_token_is_renewed_before_it_ends_and_off_the_path_of_calls() {
     assert_eq!(fetches(&fake), 3, "what has all but ended is not used");
 }
 
+/// Kind, environment, and what the message says.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+
 /// What went wrong is named; what was sent, and what the service said of it, is not.
 #[tokio::test]
 async fn what_is_missing_is_named_and_no_secret_with_it() {
@@ -535,7 +367,7 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         ("AZURE_AUTHORITY_HOST", &authority),
     ];
     let half = [("AWS_ACCESS_KEY_ID", MARK), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &dead_url)];
-    let cases: [(&str, &[(&str, &str)], &[&str]); 11] = [
+    let cases: [Case<'_>; 11] = [
         ("vertex", &[(google, &refused)], &["Google's token service answered 400 (invalid_grant)"]),
         ("vertex", &[(google, &nonsense)], &["without a token"]),
         ("vertex", &[(google, &broken_key)], &["private key"]),
@@ -590,15 +422,7 @@ async fn a_service_that_is_silent_costs_a_call_no_more_than_its_deadline() {
     let fake = fake(|_| token("late", 3600).after(Step::Stall)).await;
     let host = fake.address.to_string();
     let way = way("vertex", "", &fake, &[("GCE_METADATA_HOST", &host)], &Watch::new());
-    let request = UpstreamRequest {
-        method: Method::POST,
-        path: "/call".to_owned(),
-        headers: Vec::new(),
-        body: "{}".into(),
-        framing: Framing::Sse,
-        dropped: Vec::new(),
-    };
-    let sending = way.send(request, Instant::now() + Duration::from_millis(20));
+    let sending = way.send(request("/call"), Instant::now() + Duration::from_millis(20));
     let Err(Failure::Credentials(trouble)) = soon("the deadline", sending).await else { panic!("it was sent") };
     assert!(trouble.is_passing && trouble.message.contains("in time"), "{trouble:?}");
 }

@@ -10,6 +10,10 @@ mod configuration;
 #[cfg(test)]
 mod door;
 #[cfg(test)]
+mod drift;
+#[cfg(test)]
+mod examples;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod keys;
@@ -26,9 +30,13 @@ mod limits_queue;
 #[cfg(test)]
 mod limits_redis;
 #[cfg(test)]
+mod limits_replicas;
+#[cfg(test)]
 mod limits_server;
 #[cfg(test)]
 mod limits_storm;
+#[cfg(test)]
+mod presence;
 #[cfg(test)]
 mod price_facts;
 #[cfg(test)]
@@ -47,3 +55,5 @@ mod streams;
 mod support;
 #[cfg(test)]
 mod token_bills;
+#[cfg(test)]
+mod transport;

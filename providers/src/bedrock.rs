@@ -15,7 +15,7 @@ use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
-use crate::segment::{is_host_label, percent_encoded};
+use crate::segment::{is_host_label, of_model};
 use answer::ConverseStream;
 
 /// AWS Bedrock, by its Converse API.
@@ -50,7 +50,7 @@ impl Provider for Bedrock {
         let verb = if call.request.stream { "converse-stream" } else { "converse" };
         Ok(UpstreamRequest {
             method: Method::POST,
-            path: format!("/model/{}/{verb}", percent_encoded(call.model)),
+            path: format!("/model/{}/{verb}", of_model(call.model)?),
             headers: Vec::new(),
             body: Bytes::from(body.to_string()),
             framing: Framing::AwsEventStream,

@@ -104,6 +104,8 @@ pub struct Answer {
     pub usage: Option<Usage>,
     /// Text that was generated, for an estimate where `usage` is missing; empty when `usage` is there.
     pub text: String,
+    /// How many tools the model called, in all choices.
+    pub tool_calls: usize,
 }
 
 /// Turns one streamed answer into OpenAI's stream grammar. Stateful, one per attempt.

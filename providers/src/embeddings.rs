@@ -105,7 +105,7 @@ impl Writer {
             body.push_str(&format!(",\"usage\":{{\"prompt_tokens\":{input},\"total_tokens\":{input}}}"));
         }
         body.push('}');
-        Ok(Answer { body: Bytes::from(body), usage, text: String::new() })
+        Ok(Answer { body: Bytes::from(body), usage, text: String::new(), tool_calls: 0 })
     }
 
     /// The numbers as the provider wrote them, without white space; or the base64 of their little-endian

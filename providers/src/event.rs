@@ -22,7 +22,10 @@ pub enum Kind<'a> {
     /// arguments), perhaps empty (an image, an encrypted thought).
     Delta(&'a str),
     /// A choice has ended with a finish reason.
-    Finish,
+    Finish {
+        /// How many tools it called.
+        tool_calls: usize,
+    },
     /// What the provider has counted so far; a later one replaces an earlier one.
     Usage(Usage),
     /// The provider reported an error in mid-stream. No bytes: the gateway words it for the client.

@@ -5,6 +5,7 @@
 mod calls;
 mod glance;
 mod mend;
+mod mould;
 mod stream;
 mod usage;
 mod whole;

@@ -178,8 +178,9 @@ impl ChunkWriter {
             self.tool_arguments(choice, index, "{}", emit);
         }
         self.choice(choice).finished = true;
+        let tool_calls = self.choice(choice).calls.len();
         let bytes = self.chunk(choice, &json!({}), Some(reason));
-        emit(Event { bytes, kind: Kind::Finish });
+        emit(Event { bytes, kind: Kind::Finish { tool_calls } });
     }
 
     fn delta(&mut self, choice: usize, delta: &Value, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
@@ -329,6 +330,7 @@ impl AnswerWriter {
     /// The whole answer.
     #[must_use]
     pub fn finish(self, usage: Option<Usage>) -> Answer {
+        let tool_calls = self.choices.iter().map(|message| message.calls.len()).sum();
         let choices: Vec<Value> =
             self.choices.into_iter().enumerate().map(|(index, message)| message.into_choice(index)).collect();
         let mut body = json!({
@@ -338,7 +340,7 @@ impl AnswerWriter {
             members.insert("usage".to_owned(), openai_usage(usage));
         }
         let text = if usage.is_some() { String::new() } else { self.text };
-        Answer { body: Bytes::from(body.to_string()), usage, text }
+        Answer { body: Bytes::from(body.to_string()), usage, text, tool_calls }
     }
 }
 

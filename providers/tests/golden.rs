@@ -64,20 +64,31 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
         json!({"error": error_json(&provider.error(status, &headers, &body))})
     } else if request.stream {
         let played = play::stream_every_way(provider, &call, upstream.framing, &body);
+        let begun = calls(&played.chunks(), "delta");
+        assert!(!played.done || played.tool_calls == begun, "{} calls told, {begun} in the stream", played.tool_calls);
         json!({
             "chunks": played.chunks(), "text": played.text, "usage": played.usage.map(|usage| usage_json(&usage)),
             "error": played.error.as_ref().map(error_json), "malformed": played.malformed, "done": played.done,
         })
     } else {
         match provider.answer(&call, &headers, body.into()) {
-            Ok(answer) => json!({
-                "answer": serde_json::from_slice::<Value>(&answer.body).unwrap(), "usage": answer.usage.map(|usage| usage_json(&usage)),
-            }),
+            Ok(answer) => {
+                let whole = serde_json::from_slice::<Value>(&answer.body).unwrap();
+                assert_eq!(answer.tool_calls, calls(std::slice::from_ref(&whole), "message"), "calls told and in {whole}");
+                json!({"answer": whole, "usage": answer.usage.map(|usage| usage_json(&usage))})
+            }
             Err(error) => json!({"error": error_json(&error)}),
         }
     };
     got.as_object_mut().unwrap().extend(outcome.as_object().unwrap().clone());
     got
+}
+
+/// How many tools are called in these answers or chunks: a call has its id once.
+fn calls(said: &[Value], part: &str) -> usize {
+    let choices = said.iter().filter_map(|one| one["choices"].as_array()).flatten();
+    let calls = choices.filter_map(|choice| choice[part]["tool_calls"].as_array()).flatten();
+    calls.filter(|call| call["id"].is_string()).count()
 }
 
 fn account(given: &Value) -> Account {

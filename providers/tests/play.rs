@@ -19,6 +19,8 @@ pub struct Played {
     pub error: Option<UpstreamError>,
     /// How many choices finished.
     pub finished: usize,
+    /// How many tools they called.
+    pub tool_calls: usize,
     /// Frames skipped.
     pub malformed: usize,
     /// Whether the answer was complete.
@@ -31,7 +33,10 @@ impl Played {
         match &event.kind {
             Kind::Open => {}
             Kind::Delta(text) => self.text.push_str(text),
-            Kind::Finish => self.finished += 1,
+            Kind::Finish { tool_calls } => {
+                self.finished += 1;
+                self.tool_calls += tool_calls;
+            }
             Kind::Usage(usage) => self.usage = Some(*usage),
             Kind::Error(error) => self.error = Some(error.clone()),
             Kind::Malformed => self.malformed += 1,

@@ -67,6 +67,12 @@ pub fn load(path: &Path) -> Recording {
     }
 }
 
+/// A recording of nothing, to be filled.
+pub fn empty() -> Recording {
+    let (name, url) = (String::new(), String::new());
+    Recording { name, url, request: Value::Null, status: 200, headers: HeaderMap::new(), body: Vec::new() }
+}
+
 fn unbase64(text: &str) -> Vec<u8> {
     let digit = |byte: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|&c| c == byte);
     let digits: Vec<u32> = text.bytes().filter_map(digit).map(|digit| u32::try_from(digit).unwrap()).collect();

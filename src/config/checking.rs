@@ -156,8 +156,8 @@ fn providers(file: BTreeMap<String, file::Provider>, environment: Environment<'_
         let has_key = credentials::are_set(kind, environment);
         // Credentials of a cloud lie about in many shells; without a region they are not meant for us.
         let account = account(name, &file::Provider::default(), environment)?;
-        let has_address =
-            || set(environment, &base_url_variable(name)).or_else(|| address(kind, &account, environment)).is_some();
+        let moved = || set(environment, &base_url_variable(name));
+        let has_address = || moved().or_else(|| usual_address(kind, &account, environment)).is_some();
         if !is_written && has_key && has_address() {
             written.insert(name.to_owned(), file::Provider::default());
         }
@@ -189,7 +189,7 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
     let account = account(&name, &file, environment)?;
     let (variable, key) = (base_url_variable(&name), at("base_url"));
     let (url_key, base_url) = either(environment, &variable, &key, file.base_url.as_ref());
-    let base_url = base_url.or_else(|| address(kind, &account, environment));
+    let base_url = base_url.or_else(|| usual_address(kind, &account, environment));
     let base_url =
         base_url.ok_or_else(|| ConfigError(format!("{key}: missing; the kind \"{kind_name}\" has no address of its own")))?;
     check_url(url_key, &base_url)?;
@@ -242,10 +242,11 @@ fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> 
     })
 }
 
-/// The kind's own address. Every Azure resource has another one, which has a variable of its own.
-fn address(kind: &dyn providers::Provider, account: &providers::Account, environment: Environment<'_>) -> Option<String> {
-    let of_resource = || set(environment, "AZURE_OPENAI_ENDPOINT").filter(|_| kind.kind() == "azure");
-    kind.base_url(account).or_else(of_resource)
+/// Where a kind is spoken unless the configuration says otherwise. Azure's accounts have no address in
+/// common; its own tools keep theirs in a variable.
+fn usual_address(kind: &dyn providers::Provider, account: &providers::Account, environment: Environment<'_>) -> Option<String> {
+    let of_tools = || set(environment, "AZURE_OPENAI_ENDPOINT").filter(|_| kind.kind() == "azure");
+    kind.base_url(account).or_else(of_tools)
 }
 
 /// The variable that moves a provider.

@@ -84,11 +84,13 @@ fn unknown_key(message: &str) -> Option<String> {
 }
 
 /// What serde calls things, and what people do.
-const WORDS: [(&str, &str); 4] = [
+const WORDS: [(&str, &str); 6] = [
     ("expected u64", "expected a whole number, 0 or more"),
     ("expected u32", "expected a whole number, 0 or more"),
     ("expected usize", "expected a whole number, 0 or more"),
     ("a sequence", "a list"),
+    ("invalid type: map", "invalid type: table"),
+    (" as i128", ""),
 ];
 
 /// A message of the parser without the names that only Rust has.

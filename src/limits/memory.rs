@@ -45,6 +45,8 @@ pub(super) struct Count {
     pub(super) tokens: Slots,
     pub(super) in_flight: u64,
     elsewhere: Option<Elsewhere>,
+    /// Calls, and their tokens, that the shared count was asked about and has not answered: they may turn out to have passed.
+    asked: (u64, u64),
     /// What passed here while the shared count was away, and is still to be told it.
     owed: Passed,
 }
@@ -175,6 +177,32 @@ pub(super) fn admit(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, alone: A
     }
 }
 
+/// A call that the shared count is asked about, for as long as this lives. Whoever has to decide alone meanwhile leaves it room:
+/// else both might let the same last call pass.
+pub(super) struct Asked<'a> {
+    ledgers: &'a [Arc<Ledger>],
+    tokens: u64,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn about(ledgers: &'a [Arc<Ledger>], tokens: u64) -> Self {
+        for ledger in ledgers {
+            let mut count = ledger.cell.lock();
+            count.asked = (count.asked.0 + 1, count.asked.1.saturating_add(tokens));
+        }
+        Self { ledgers, tokens }
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        for ledger in self.ledgers {
+            let mut count = ledger.cell.lock();
+            count.asked = (count.asked.0.saturating_sub(1), count.asked.1.saturating_sub(self.tokens));
+        }
+    }
+}
+
 /// Counts a call that somebody else admitted, and says in which slot. With `owed`, the shared count is to be told of it.
 pub(super) fn record(ledgers: &[Arc<Ledger>], tokens: u64, clock: Clock, owed: bool) -> u64 {
     let now = slot_of(clock.now_ms());
@@ -205,7 +233,7 @@ impl Count {
     /// Whether, by which figure, and for how long this rule refuses the call.
     fn refuses(&mut self, rule: &Rule, tokens: u64, now_ms: u64, replicas: u64) -> Option<(Limit, Duration)> {
         let now = slot_of(now_ms);
-        let caps = self.caps(rule, now_ms, replicas);
+        let (caps, asked) = (self.caps(rule, now_ms, replicas), self.asked);
         let until = |slots: &Slots, excess: u64| {
             slots.freed_at(excess).map_or(CONCURRENCY_RETRY, |at| Duration::from_millis(at.saturating_sub(now_ms)))
         };
@@ -216,18 +244,18 @@ impl Count {
             }
         };
         if let Some(cap) = caps.requests {
-            let wanted = self.requests.sum(now).saturating_add(1);
+            let wanted = self.requests.sum(now).saturating_add(asked.0).saturating_add(1);
             if wanted > cap {
                 refuse(Limit::Requests, until(&self.requests, wanted - cap));
             }
         }
         if let Some(cap) = caps.tokens {
-            let wanted = self.tokens.sum(now).saturating_add(tokens);
+            let wanted = self.tokens.sum(now).saturating_add(asked.1).saturating_add(tokens);
             if wanted > cap {
                 refuse(Limit::Tokens, until(&self.tokens, wanted - cap));
             }
         }
-        if caps.concurrent.is_some_and(|cap| self.in_flight >= cap) {
+        if caps.concurrent.is_some_and(|cap| self.in_flight + asked.0 >= cap) {
             refuse(Limit::Concurrency, CONCURRENCY_RETRY);
         }
         longest
@@ -323,4 +351,31 @@ impl Count {
 /// A replica's share of a limit. One at least: a limit smaller than the number of replicas must not shut the door.
 fn share(limit: u64, replicas: u64) -> u64 {
     if replicas <= 1 { limit } else { (limit / replicas).max(limit.min(1)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::{Limits, Scope};
+
+    /// A question on its way to Redis may turn out to have passed; whoever decides alone meanwhile leaves it room.
+    #[test]
+    fn room_that_somebody_is_asked_for_is_not_given_away() {
+        let rule = Rule {
+            scope: Scope::Key,
+            name: "asked".to_owned(),
+            requests_per_minute: Some(10),
+            tokens_per_minute: Some(100),
+            max_concurrent: Some(10),
+        };
+        let ledgers = [Limits::memory().ledger(rule)];
+        let clock = Clock::start();
+        let alone = |tokens| admit(&ledgers, tokens, clock, Alone::Among(1)).map(|_| ()).map_err(|refusal| refusal.limit);
+        let asked: Vec<_> = (0..9).map(|_| Asked::about(&ledgers, 10)).collect();
+        assert_eq!(alone(11), Err(Limit::Tokens));
+        assert_eq!(alone(10), Ok(()));
+        assert!(alone(0).is_err(), "nine are asked about, one passed");
+        drop(asked);
+        assert_eq!(alone(90), Ok(()));
+    }
 }

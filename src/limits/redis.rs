@@ -176,6 +176,8 @@ pub(super) struct Shared {
     replicas: AtomicU64,
     /// Redis' clock minus ours, in milliseconds.
     ahead: AtomicI64,
+    /// When Redis last answered in time, by our clock.
+    heard_ms: AtomicU64,
     /// The epoch of the data in Redis; 0 before the first contact.
     epoch: AtomicU64,
     /// The calls that run and hold a place, to renew it.
@@ -209,6 +211,7 @@ impl Shared {
             link: Link::default(),
             replicas: AtomicU64::new(1),
             ahead: AtomicI64::new(0),
+            heard_ms: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
             running: Mutex::default(),
             next_lease: AtomicU64::new(1),
@@ -298,15 +301,19 @@ impl Shared {
         let reply: Reply = Box::pin(SCRIPTS.admit.run(connection.multiplexed.clone(), command));
         let mut asked =
             Asked { shared: self, ledgers, tokens, grant: Grant { lease, slot: 0, epoch: Some(epoch) }, reply: Some(reply) };
-        let began = Instant::now();
+        let (began, began_ms) = (Instant::now(), self.clock.now_ms());
         let answer = timeout_at(until, asked.reply.as_mut()?).await;
         let Ok(answer) = answer else {
-            self.link.trip(connection.generation, &"no answer within the deadline", &*self.observer);
+            // One that answered others in time since we asked is busy, not gone: this call decides alone, the next may ask.
+            if !self.heard_since(began_ms) {
+                self.link.trip(connection.generation, &"no answer within the deadline", &*self.observer);
+            }
             return None;
         };
         asked.reply = None;
         match answer.and_then(Verdict::read) {
             Ok(verdict) => {
+                self.heard_ms.fetch_max(self.clock.now_ms(), Ordering::Relaxed);
                 self.observer.script(began.elapsed());
                 Some((Grant { lease, slot: verdict.slot, epoch: Some(epoch) }, verdict))
             }
@@ -339,6 +346,11 @@ impl Shared {
 
     fn lease_name(&self, lease: u64) -> String {
         format!("{}-{lease:x}", self.replica)
+    }
+
+    /// Whether Redis answered a call in time since then, by our clock.
+    fn heard_since(&self, ms: u64) -> bool {
+        self.heard_ms.load(Ordering::Relaxed) > ms
     }
 
     /// What Redis' clock shows now, as far as is known.

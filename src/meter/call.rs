@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use providers::{ChatRequest, Kind, Usage};
+use providers::{Answer, ChatRequest, Kind, Usage};
 
 use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
 use crate::metrics::{CountGauge, KeyMetrics};
@@ -71,6 +71,7 @@ struct Attempt {
     usage_is_fresh: bool,
     finished: bool,
     generated: bool,
+    tool_calls: u64,
 }
 
 impl std::fmt::Debug for Call {
@@ -155,6 +156,7 @@ impl Call {
             usage_is_fresh: false,
             finished: false,
             generated: false,
+            tool_calls: 0,
         });
     }
 
@@ -185,7 +187,10 @@ impl Call {
         match kind {
             Kind::Delta(text) => attempt.delta(text),
             Kind::Usage(usage) => attempt.usage(*usage),
-            Kind::Finish => attempt.finished = true,
+            Kind::Finish { tool_calls } => {
+                attempt.finished = true;
+                attempt.tool_calls += *tool_calls as u64;
+            }
             Kind::Malformed => {
                 if let Some(account) = &self.account {
                     account.metrics.malformed.inc();
@@ -195,16 +200,17 @@ impl Call {
         }
     }
 
-    /// A whole answer came: its usage, or its text where it has none.
-    pub fn whole(&mut self, usage: Option<Usage>, text: &str) {
+    /// A whole answer came.
+    pub fn whole(&mut self, answer: &Answer) {
         let Some(attempt) = &mut self.attempt else { return };
-        if usage.is_none() {
-            attempt.sample.push(text);
-            attempt.generated = true;
-        }
         attempt.finished = true;
-        if let Some(usage) = usage {
-            attempt.usage(usage);
+        attempt.tool_calls = answer.tool_calls as u64;
+        match answer.usage {
+            Some(usage) => attempt.usage(usage),
+            None => {
+                attempt.sample.push(&answer.text);
+                attempt.generated = true;
+            }
         }
     }
 
@@ -217,6 +223,7 @@ impl Call {
         let record = UsageRecord { outcome, source, usage, cost: account.cost(&usage) };
         account.metrics.in_flight.dec();
         account.count(&self.meter.metrics, &record, self.key.as_deref());
+        account.metrics.tool_calls.inc_by(attempt.tool_calls);
         account.metrics.upstream_duration.observe(attempt.sent.elapsed().as_secs_f64());
         if let Some(first) = attempt.first_token.filter(|_| self.stream) {
             let wait = first - attempt.sent;
@@ -391,6 +398,43 @@ impl Attempt {
         match outcome {
             Outcome::UpstreamError | Outcome::UpstreamTruncated => true,
             Outcome::Completed | Outcome::ClientDisconnect | Outcome::Timeout | Outcome::GatewayShutdown => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Every way an attempt can stand when it ends.
+    fn attempts() -> impl Iterator<Item = Attempt> {
+        let request = ChatRequest::parse("{\"model\":\"m\",\"messages\":[]}".into(), providers::Endpoint::Chat);
+        let request = Arc::new(request.expect("a request"));
+        (0..16).map(move |bits| Attempt {
+            request: Arc::clone(&request),
+            on_settled: None,
+            sent: Instant::now(),
+            answered: None,
+            first_token: None,
+            sample: Sample::default(),
+            usage: (bits & 1 == 1).then(Usage::default),
+            usage_is_fresh: bits & 2 == 2,
+            finished: bits & 4 == 4,
+            generated: bits & 8 == 8,
+            tool_calls: 0,
+        })
+    }
+
+    #[test]
+    fn the_sources_of_an_outcome_are_those_that_occur() {
+        let account = Account::new(&Metrics::new().expect("metrics"), "provider", "model", None);
+        for outcome in Outcome::ALL {
+            let label = |source: &UsageSource| source.label();
+            let occurring: BTreeSet<_> = attempts().map(|attempt| attempt.bill(&account, outcome).1.label()).collect();
+            assert_eq!(outcome.sources().iter().map(label).collect::<BTreeSet<_>>(), occurring, "{outcome:?}");
         }
     }
 }

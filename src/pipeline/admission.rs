@@ -54,20 +54,36 @@ pub(super) fn refusal(house: &House, denied: &Denied) -> Error {
         .fold(error, |error, (name, value)| error.header(name, value))
 }
 
+/// Limit, room left and time until all of it is free.
+type Names = [HeaderName; 3];
+
+const REQUESTS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-requests"),
+    HeaderName::from_static("x-ratelimit-remaining-requests"),
+    HeaderName::from_static("x-ratelimit-reset-requests"),
+];
+const TOKENS: Names = [
+    HeaderName::from_static("x-ratelimit-limit-tokens"),
+    HeaderName::from_static("x-ratelimit-remaining-tokens"),
+    HeaderName::from_static("x-ratelimit-reset-tokens"),
+];
+
+/// Headers that an answer usually has at most, so that their table is made once.
+const USUAL_HEADERS: usize = 16;
+
 /// The room left, as OpenAI's `x-ratelimit-*` headers say it.
 pub(super) fn headers(standing: &Standing) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let mut window = |window: &Option<Window>, names: [&'static str; 3]| {
+    let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
+    let mut window = |window: &Option<Window>, [limit, remaining, reset]: Names| {
         let Some(window) = window else { return };
-        let [limit, remaining, reset] = names.map(HeaderName::from_static);
         headers.insert(limit, HeaderValue::from(window.limit));
         headers.insert(remaining, HeaderValue::from(window.remaining));
-        if let Ok(text) = HeaderValue::from_str(&span(window.reset)) {
+        if let Ok(text) = HeaderValue::try_from(span(window.reset)) {
             headers.insert(reset, text);
         }
     };
-    window(&standing.requests, ["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"]);
-    window(&standing.tokens, ["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"]);
+    window(&standing.requests, REQUESTS);
+    window(&standing.tokens, TOKENS);
     headers
 }
 

@@ -286,8 +286,8 @@ fn unreached(house: &House, lane: &Lane, mut call: Call, failure: Failure) -> Bo
 }
 
 /// An answer with a status that says no.
-async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, answer: upstream::Answer) -> Box<Failed> {
-    let (status, headers) = (answer.status, answer.headers.clone());
+async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, mut answer: upstream::Answer) -> Box<Failed> {
+    let (status, headers) = (answer.status, std::mem::take(&mut answer.headers));
     let body = answer.whole(ERROR_BODY, Instant::now() + ERROR_BODY).await.unwrap_or_default();
     call.settle(Outcome::UpstreamError);
     if ask.request.stream && lane.asks_usage() && rejects_usage(status, &body) {
@@ -351,11 +351,11 @@ async fn whole(
     house: &House,
     ask: &Ask,
     mut call: Call,
-    answer: upstream::Answer,
+    mut answer: upstream::Answer,
     (deadline, under_way): (Instant, UnderWay),
 ) -> Result<Reply, Box<Failed>> {
     let lane = Arc::clone(&under_way.lane);
-    let headers = answer.headers.clone();
+    let headers = std::mem::take(&mut answer.headers);
     let began = Instant::now();
     let body = answer.whole(lane.provider.upstream.timeouts.idle, deadline).await;
     call.waited(began.elapsed());
@@ -368,7 +368,7 @@ async fn whole(
         Ok(_) if ask.request.stream => providers::UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
         Ok(answer) => {
-            call.whole(answer.usage, &answer.text);
+            call.whole(&answer);
             call.settle(Outcome::Completed);
             well(&house.metrics, &lane);
             return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call: Box::new(call) });

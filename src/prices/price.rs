@@ -3,7 +3,7 @@
 
 use std::str::FromStr;
 
-use providers::{Tier, Usage};
+use providers::{Billed, Tier, Usage};
 use serde::Deserialize;
 
 use super::money::{Pico, Rate, RateError};
@@ -97,9 +97,11 @@ impl Price {
     /// limit the dearer rates hold for all tokens of the attempt, and the size is that of the whole prompt.
     #[must_use]
     pub fn cost(&self, usage: &Usage) -> Pico {
-        match usage.reported_cost {
-            Some(reported) => Pico(reported),
-            None => self.rates(usage.tier, usage.input).bill(usage),
+        let rates = self.rates(usage.tier, usage.input);
+        match (usage.reported_cost, usage.billed) {
+            (Some(reported), _) => Pico(reported),
+            (None, Some(Billed { input, output })) => rates.bill(&Usage { input, output, ..Usage::default() }),
+            (None, None) => rates.bill(usage),
         }
     }
 

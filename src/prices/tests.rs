@@ -442,3 +442,12 @@ fn reading_the_table_is_quick() {
     // Measured near 2 ms in a release build; the bound only catches a blunder.
     assert!(took.as_millis() < 500, "{took:?}");
 }
+
+#[test]
+fn where_a_provider_bills_other_tokens_than_it_counts_the_cost_is_of_the_billed_ones() {
+    let price = Prices::builtin().find("openai", "openai", "gpt-4o").unwrap();
+    let counted = Usage { input: 553, output: 40, ..Usage::default() };
+    let billed = Usage { billed: Some(providers::Billed { input: 24, output: 40 }), ..counted };
+    assert_eq!(price.cost(&billed), price.cost(&Usage { input: 24, output: 40, ..Usage::default() }));
+    assert!(price.cost(&billed) < price.cost(&counted));
+}

@@ -13,7 +13,7 @@ use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Upstr
 use crate::error::{Refusal, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::{Frame, Framing};
-use crate::segment::percent_encoded;
+use crate::segment::of_model;
 use crate::{Provider, base64, bedrock};
 
 /// Claude models on Bedrock in Anthropic's own words,
@@ -51,7 +51,7 @@ impl Provider for ClaudeOnBedrock {
         let verb = if call.request.stream { "invoke-with-response-stream" } else { "invoke" };
         Ok(UpstreamRequest {
             method: Method::POST,
-            path: format!("/model/{}/{verb}", percent_encoded(call.model)),
+            path: format!("/model/{}/{verb}", of_model(call.model)?),
             headers: Vec::new(),
             body: Bytes::from(Value::Object(said.body).to_string()),
             framing: Framing::AwsEventStream,

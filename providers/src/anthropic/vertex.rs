@@ -12,7 +12,7 @@ use crate::Provider;
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
-use crate::segment::{is_host_label, percent_encoded};
+use crate::segment::{is_host_label, of_model, percent_encoded};
 
 /// The location that is served everywhere.
 const GLOBAL: &str = "global";
@@ -80,6 +80,6 @@ fn path(call: &Call<'_>) -> Result<String, Refusal> {
         "/v1/projects/{}/locations/{}/publishers/anthropic/models/{}:{verb}",
         percent_encoded(project),
         percent_encoded(region),
-        percent_encoded(call.model),
+        of_model(call.model)?,
     ))
 }

@@ -146,11 +146,18 @@ impl UsageMetadata {
             output: self.candidates_token_count.unwrap_or(0).saturating_add(thoughts),
             cache_read: self.cached_content_token_count.unwrap_or(0).min(prompt),
             reasoning: thoughts,
-            audio_in: audio(&self.prompt_tokens_details).saturating_add(audio(&self.tool_use_prompt_tokens_details)),
-            audio_out: audio(&self.candidates_tokens_details),
+            audio_in: self.of_prompt(AUDIO),
+            audio_out: tokens_of(&self.candidates_tokens_details, AUDIO),
+            image_in: self.of_prompt(IMAGE),
+            image_out: tokens_of(&self.candidates_tokens_details, IMAGE),
             tier: self.tier(),
             ..Usage::default()
         }
+    }
+
+    fn of_prompt(&self, modality: Modality) -> u64 {
+        let of_tools = tokens_of(&self.tool_use_prompt_tokens_details, modality);
+        tokens_of(&self.prompt_tokens_details, modality).saturating_add(of_tools)
     }
 
     /// AI Studio names a tier, Vertex AI a kind of traffic (`ON_DEMAND_PRIORITY`).
@@ -161,10 +168,15 @@ impl UsageMetadata {
     }
 }
 
-/// Audio tokens of a breakdown; 4 is AUDIO's number for clients that ask for enums as numbers.
-fn audio(details: &Option<Vec<ModalityCount>>) -> u64 {
-    let audio = details.iter().flatten().filter(|count| count.modality == "AUDIO" || count.modality == 4);
-    audio.map(|count| count.token_count).fold(0, u64::saturating_add)
+/// A modality: its name, and its number for clients that ask for enums as numbers.
+type Modality = (&'static str, u64);
+const IMAGE: Modality = ("IMAGE", 2);
+const AUDIO: Modality = ("AUDIO", 4);
+
+/// The tokens of one modality in a breakdown.
+fn tokens_of(details: &Option<Vec<ModalityCount>>, (name, number): Modality) -> u64 {
+    let counts = details.iter().flatten().filter(|count| count.modality == name || count.modality == number);
+    counts.map(|count| count.token_count).fold(0, u64::saturating_add)
 }
 
 /// Reads the answers of one call in order, keeping what must be known across them.
@@ -335,17 +347,22 @@ fn logprob(token: &Token) -> Value {
     json!({"token": token.token, "logprob": token.log_probability, "bytes": token.token.as_bytes()})
 }
 
-/// A whole answer.
+/// A whole answer; or all of a stream that came as one array, whose elements each hold a bit of it.
 pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let mut response: Response = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
-    if let Some(error) = response.error.take() {
-        return Err(error::in_band(&error));
-    }
+    let is_array = body.trim_ascii_start().starts_with(b"[");
+    let read = if is_array { serde_json::from_slice(body) } else { serde_json::from_slice(body).map(|one| vec![one]) };
+    let responses: Vec<Response> = read.map_err(|fault| error::unreadable(&fault))?;
     let mut reader = Reader::default();
     let mut writer = AnswerWriter::new(call);
-    writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
-    let usage = response.usage();
-    reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
+    let mut usage = None;
+    for mut response in responses {
+        if let Some(error) = response.error.take() {
+            return Err(error::in_band(&error));
+        }
+        writer.identify(response.response_id.as_deref(), response.model_version.as_deref());
+        usage = response.usage().or(usage);
+        reader.read(response, &mut |choice, piece| writer.piece(choice, piece));
+    }
     if reader.choices.is_empty() {
         return Err(UpstreamError::new(Class::Server, "the provider answered without a candidate"));
     }

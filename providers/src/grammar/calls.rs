@@ -27,6 +27,11 @@ struct Call {
 }
 
 impl Calls {
+    /// How many have begun.
+    pub fn count(&self) -> usize {
+        self.list.len()
+    }
+
     /// Whether a fragment can go to the client as it came.
     pub fn fits(&self, tool: &Tool, chunk: &str) -> bool {
         let is_new = tool.index == self.list.len();

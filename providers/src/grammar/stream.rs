@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::calls::Calls;
 use super::glance::{Glance, Span, glance};
 use super::mend;
+use super::mould::Mould;
 use super::usage;
 use crate::call::{Call, StreamTranslator};
 use crate::event::{Event, Kind};
@@ -47,6 +48,7 @@ pub(crate) struct Stream {
     has_usage: bool,
     tier: Tier,
     state: State,
+    mould: Mould,
     text: String,
     out: Vec<u8>,
 }
@@ -100,6 +102,7 @@ impl Stream {
             has_usage: false,
             tier: Tier::default(),
             state: State::Running,
+            mould: Mould::default(),
             text: String::new(),
             out: Vec::with_capacity(512),
         }
@@ -116,6 +119,12 @@ impl StreamTranslator for Stream {
             return self.close(true, emit);
         }
         let is_error = frame.name.as_deref() == Some(b"error");
+        if !is_error
+            && self.state == State::Running
+            && let Some(quoted) = self.mould.text(&data)
+        {
+            return self.again(quoted, &data, emit);
+        }
         let Ok(text) = std::str::from_utf8(&data) else {
             return self.rebuild(&String::from_utf8_lossy(&data), is_error, emit);
         };
@@ -182,8 +191,18 @@ impl Stream {
             return;
         }
         self.hear_text(seen, text);
+        self.mould.take(seen, data);
         let says_something = !self.text.is_empty() || choice.tool.is_some() || choice.has_other || choice.details.is_some();
         emit(Event { bytes: &self.out, kind: if says_something { Kind::Delta(&self.text) } else { Kind::Open } });
+    }
+
+    /// A chunk that passed before, with another text: all that it changed then is as it was.
+    fn again(&mut self, quoted: &str, data: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
+        self.out.clear();
+        write_data(&mut self.out, data);
+        self.text.clear();
+        append_text(quoted, &mut self.text);
+        emit(Event { bytes: &self.out, kind: Kind::Delta(&self.text) });
     }
 
     /// The first chunk's id, model and time are the stream's.
@@ -278,7 +297,8 @@ impl Stream {
         for finished in std::mem::take(&mut self.finishes) {
             self.out.clear();
             write_data(&mut self.out, &finished.data);
-            emit(Event { bytes: &self.out, kind: Kind::Finish });
+            let tool_calls = self.choices.get(finished.choice).map_or(0, |choice| choice.calls.count());
+            emit(Event { bytes: &self.out, kind: Kind::Finish { tool_calls } });
         }
         if is_complete {
             self.out.clear();

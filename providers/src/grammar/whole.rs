@@ -26,7 +26,7 @@ pub(crate) fn chat_answer(call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> 
         && let Some(usage) = seen.usage
     {
         let usage = Usage { tier: seen.tier, ..usage };
-        return Ok(Answer { body, usage: Some(usage), text: String::new() });
+        return Ok(Answer { body, usage: Some(usage), text: String::new(), tool_calls: seen.tool_calls });
     }
     rebuild(call, headers, &body, seen.is_some_and(|seen| !seen.is_foreign).then_some(&body))
 }
@@ -45,7 +45,7 @@ pub(crate) fn embeddings_answer(headers: &HeaderMap, body: Bytes) -> Result<Answ
     });
     if scanned.is_ok() && has_data {
         let usage = usage.map(|reported| reported.usage);
-        return Ok(Answer { body, usage, text: String::new() });
+        return Ok(Answer { body, usage, text: String::new(), tool_calls: 0 });
     }
     match std::str::from_utf8(&body).ok().and_then(mend::parse) {
         Some(value @ Value::Object(_)) => Err(failure_in(headers, &value, &body)),
@@ -59,6 +59,7 @@ struct Look {
     is_foreign: bool,
     usage: Option<Usage>,
     tier: Tier,
+    tool_calls: usize,
 }
 
 /// Counts of the members that OpenAI always writes.
@@ -158,6 +159,7 @@ impl Look {
 
     /// A whole call has an id, a type, and a function whose arguments are text.
     fn tool(&mut self, body: &[u8], scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+        self.tool_calls += 1;
         let (mut has_id, mut has_type, mut has_body) = (false, false, false);
         scanner.members(|scanner, key| {
             match &body[key] {
@@ -212,16 +214,17 @@ fn rebuild(call: &Call<'_>, headers: &HeaderMap, body: &[u8], untouched: Option<
     }
     let id = answer.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
     let mut text = String::new();
+    let mut tool_calls = 0;
     for (index, choice) in answer.get_mut("choices").and_then(Value::as_array_mut).into_iter().flatten().enumerate() {
         if let Value::Object(choice) = choice {
-            mend_choice(choice, &id, index, &mut text)?;
+            tool_calls += mend_choice(choice, &id, index, &mut text)?;
         }
     }
     if reported.is_some() {
         text.clear();
     }
     let body = untouched.cloned().unwrap_or_else(|| Bytes::from(Value::Object(answer).to_string()));
-    Ok(Answer { body, usage: reported.map(|reported| Usage { tier, ..reported.usage }), text })
+    Ok(Answer { body, usage: reported.map(|reported| Usage { tier, ..reported.usage }), text, tool_calls })
 }
 
 fn envelope(call: &Call<'_>, answer: &mut Map<String, Value>) {
@@ -238,7 +241,8 @@ fn envelope(call: &Call<'_>, answer: &mut Map<String, Value>) {
     }
 }
 
-fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &mut String) -> Result<(), UpstreamError> {
+/// Says how many tools the choice calls.
+fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &mut String) -> Result<usize, UpstreamError> {
     if let Some(error) = choice.shift_remove("error").filter(Value::is_object) {
         return Err(failure::from_value(&error));
     }
@@ -254,25 +258,25 @@ fn mend_choice(choice: &mut Map<String, Value>, id: &str, place: usize, text: &m
     mend::drop_hollow(&mut message);
     message.entry("role").or_insert_with(|| Value::from("assistant"));
     message.entry("content").or_insert(Value::Null);
-    let has_calls = mend_calls(&mut message, id, place);
+    let tool_calls = mend_calls(&mut message, id, place);
     mend::spoken(&message, text);
     let reason = match mend::finish(choice.get("finish_reason")) {
         Finish::Reason(reason) => reason,
-        Finish::None => mend::unsaid_finish(has_calls),
+        Finish::None => mend::unsaid_finish(tool_calls > 0),
         Finish::Failure(class) => return Err(failed_choice(choice, class)),
     };
     choice.insert("index".to_owned(), Value::from(index));
     choice.insert("message".to_owned(), Value::Object(message));
     choice.insert("finish_reason".to_owned(), Value::from(reason));
-    Ok(())
+    Ok(tool_calls)
 }
 
-fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> bool {
+fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> usize {
     match message.get("tool_calls") {
         Some(Value::Array(_) | Value::Null) | None => {}
         Some(_) => drop(message.shift_remove("tool_calls")),
     }
-    let Some(Value::Array(calls)) = message.get_mut("tool_calls") else { return false };
+    let Some(Value::Array(calls)) = message.get_mut("tool_calls") else { return 0 };
     calls.retain(Value::is_object);
     for (number, call) in calls.iter_mut().filter_map(Value::as_object_mut).enumerate() {
         // Each element of a whole answer is a call of its own, whatever its index or id says.
@@ -280,7 +284,7 @@ fn mend_calls(message: &mut Map<String, Value>, id: &str, choice: usize) -> bool
         Calls::default().place(call, |_| minted_id(id, choice, number));
         call.shift_remove("index");
     }
-    !calls.is_empty()
+    calls.len()
 }
 
 fn failed_choice(choice: &Map<String, Value>, class: Class) -> UpstreamError {

@@ -36,7 +36,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// that all have reported what they let pass before any takes the shared count for the whole.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The deadline of what no call waits for.
+/// The deadline of what no call waits for, where that of calls is not longer.
 const UNHURRIED: Duration = Duration::from_millis(500);
 
 /// Entries in one script call: bounds how long it may hold Redis.
@@ -110,6 +110,8 @@ impl Clerk {
         self.generation += 1;
         let connection = Connection { multiplexed: connection, generation: self.generation };
         shared.link.up(connection.clone(), &*shared.observer);
+        // What passed between the last report and the opening of the door.
+        self.report(shared, &connection.multiplexed, false).await?;
         Ok(connection)
     }
 
@@ -125,7 +127,7 @@ impl Clerk {
         let connecting = client.get_multiplexed_async_connection_with_config(&config);
         let connection = timeout(shared.options.connect, connecting).await.map_err(|_| late("connecting"))??;
         // The first beat of a connection may have to bring the script along; the next is held to the deadline of calls.
-        self.beat(shared, &connection, UNHURRIED).await?;
+        self.beat(shared, &connection, unhurried(shared)).await?;
         Ok(connection)
     }
 
@@ -147,6 +149,7 @@ impl Clerk {
                 _ = beats.tick() => Some(usize::MAX),
             };
             let Some(here) = shared.upgrade() else { return ControlFlow::Break(()) };
+            let began_ms = here.clock.now_ms();
             let done = match came {
                 None if here.link.is_open(connection.generation) => Ok(ControlFlow::Continue(())),
                 None => return ControlFlow::Continue(()),
@@ -159,6 +162,9 @@ impl Clerk {
             match done {
                 Ok(ControlFlow::Continue(())) => {}
                 Ok(ControlFlow::Break(())) => return ControlFlow::Break(()),
+                Err(error) if error.is_io_error() && here.heard_since(began_ms) => {
+                    tracing::debug!(reason = %error, "Redis answers calls, but not what can wait");
+                }
                 Err(error) => {
                     here.link.trip(connection.generation, &error as &dyn Display, &*here.observer);
                     return ControlFlow::Continue(());
@@ -169,7 +175,7 @@ impl Clerk {
 
     /// What is done once per [`BEAT`].
     async fn chores(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<ControlFlow<()>> {
-        let beat = self.beat(shared, connection, UNHURRIED).await?;
+        let beat = self.beat(shared, connection, unhurried(shared)).await?;
         let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
         let lost = known != beat.epoch;
         self.report(shared, connection, lost).await?;
@@ -199,7 +205,7 @@ impl Clerk {
             return Err(error);
         }
         let Some(done) = goodbye else { return Ok(ControlFlow::Continue(())) };
-        let left = self.say(shared, connection, Duration::ZERO, UNHURRIED).await;
+        let left = self.say(shared, connection, Duration::ZERO, unhurried(shared)).await;
         let _ = done.send(());
         left.map(|_| ControlFlow::Break(()))
     }
@@ -238,7 +244,7 @@ impl Clerk {
                 for Told { slot, requests, tokens } in told {
                     command.arg(now.saturating_sub(*slot)).arg(requests).arg(tokens);
                 }
-                if let Err(error) = within(UNHURRIED, &SCRIPTS.report, connection, command).await {
+                if let Err(error) = within(unhurried(shared), &SCRIPTS.report, connection, command).await {
                     cell.lock().owe(told);
                     return Err(error);
                 }
@@ -264,7 +270,7 @@ impl Clerk {
             for (lease, _) in places {
                 command.arg(lease);
             }
-            within(UNHURRIED, &SCRIPTS.renew, connection, command).await?;
+            within(unhurried(shared), &SCRIPTS.renew, connection, command).await?;
         }
         Ok(())
     }
@@ -286,9 +292,13 @@ async fn give_back(shared: &Shared, connection: &MultiplexedConnection, backs: &
             let tokens = if ledger.rule.tokens_per_minute.is_some() { back.tokens } else { 0 };
             command.arg(back.grant.slot).arg(known * back.requests).arg(known * tokens).arg(shared.lease_name(back.grant.lease));
         }
-        within(UNHURRIED, &SCRIPTS.give_back, connection, command).await?;
+        within(unhurried(shared), &SCRIPTS.give_back, connection, command).await?;
     }
     Ok(())
+}
+
+fn unhurried(shared: &Shared) -> Duration {
+    UNHURRIED.max(shared.options.deadline)
 }
 
 async fn within(deadline: Duration, script: &Script, connection: &MultiplexedConnection, command: Cmd) -> RedisResult<Value> {

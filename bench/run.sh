@@ -1,0 +1,22 @@
+#!/bin/sh
+# Measures the gateway beside nginx, HAProxy and a bare pass-through: builds what is needed, takes the
+# descriptors that thousands of streams need, and ends after ten minutes whatever happens.
+# Usage: bench/run.sh [options of `bench run`]; GATEWAY=program measures another build of the gateway.
+set -eu
+cd "$(dirname "$0")/.."
+
+for program in nginx haproxy; do
+    command -v "$program" >/dev/null || PATH="$PATH:/usr/sbin"
+    command -v "$program" >/dev/null || { echo "bench: $program is missing (Debian: apt-get install $program)" >&2; exit 1; }
+done
+
+target="${CARGO_TARGET_DIR:-target}"
+cargo build --release --quiet --package bench
+if [ -z "${GATEWAY:-}" ]; then
+    cargo build --release --quiet --package choreoai
+    GATEWAY="$target/release/choreoai"
+fi
+
+# 5,000 streams are 10,000 sockets in a proxy.
+ulimit -n 20000 2>/dev/null || ulimit -n "$(ulimit -H -n)"
+exec timeout 600 "$target/release/bench" run --gateway "$GATEWAY" --results bench/results "$@"
