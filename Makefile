@@ -3,8 +3,13 @@
 CARGO ?= cargo
 # How long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 60
+# Minutes of bad weather in the demo load, and who is called and watched.
+STORM ?= 4
+GATEWAY ?= http://127.0.0.1:8000
+GATEWAY_KEY ?= sk-demo
+PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy fuzz needs lint licences monitoring
+.PHONY: run check test accuracy fuzz needs lint licences monitoring demo-load
 
 run:
 	$(CARGO) run --release
@@ -44,3 +49,7 @@ licences:
 # Rules, dashboards and compose files, where this checkout has them.
 monitoring:
 	@if [ -x tests/monitoring/run.sh ]; then tests/monitoring/run.sh; fi
+
+# Drives the demo provider of a running gateway through good and bad weather: panels move, an alert fires within five minutes.
+demo-load:
+	python3 -B demo/weather.py --url $(GATEWAY) --key $(GATEWAY_KEY) --prometheus $(PROMETHEUS) --storm $(STORM)

@@ -2,6 +2,7 @@
 //! the rooms that carry it out.
 //! It must not know how a call runs through it.
 
+mod health;
 mod observer;
 mod presence;
 

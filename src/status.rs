@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
 use crate::house::House;
+use crate::router;
 
 /// A page about the gateway itself.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ pub fn live() -> Page {
 /// `GET /metrics`: OpenMetrics for whoever accepts it, else Prometheus' older text.
 #[must_use]
 pub fn metrics(house: &House, request: &HeaderMap) -> Page {
+    house.show_health(router::now());
     let accepted = request.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accepted.contains("application/openmetrics-text") {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

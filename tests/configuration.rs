@@ -81,7 +81,7 @@ const MISTAKES: &[(&str, &[&str])] = &[
     ("[providers.openai]\ntimeouts = { idle = \"soon\" }\n", &["line 2: providers.openai.timeouts.idle: \"soon\""]),
     ("[rate_limit]\nbackend = \"memry\"\n", &["line 2: rate_limit.backend: \"memry\" is not one of \"memory\", \"redis\""]),
     ("[rate_limit]\non_failure = \"x\"\n", &["line 2: ", "\"local\", \"open\", \"closed\""]),
-    ("[rate_limit]\nredis_url = \"hidden-1@redis:6379\"\n", &["line 2: rate_limit.redis_url: must begin with redis://"]),
+    ("[rate_limit]\nredis_url = \"hidden-1@redis:6379\"\n", &["line 2: rate_limit.redis_url: must be an address like redis://"]),
     ("unpriced = \"ignore\"\n", &["line 1: unpriced: ", "\"allow\", \"warn\", \"reject\""]),
     ("[log]\nformat = \"xml\"\n", &["line 2: log.format: ", "\"json\", \"text\""]),
     ("[providers.openai]\non_disconnect = \"x\"\n", &["line 2: providers.openai.on_disconnect: ", "\"cancel\", \"drain\""]),
@@ -150,6 +150,7 @@ fn a_mistake_in_the_environment_names_the_variable_and_no_line() {
         ("CHOREOAI_RATE_LIMIT_ON_FAILURE", "panic"),
         ("CHOREOAI_LOG_FORMAT", "xml"),
         ("CHOREOAI_REDIS_URL", ":hidden@redis:6379"),
+        ("CHOREOAI_REDIS_URL", "redis://"),
         ("OPENAI_BASE_URL", "api.openai.com"),
         ("CHOREOAI_API_KEYS", "hidden-without-name"),
         ("CHOREOAI_API_KEYS", "=hidden-without-name"),
@@ -262,6 +263,8 @@ fn the_endpoint_of_azures_tools_is_for_azure_accounts_without_an_address() {
     let url = |name: &str| provider(&config, name).base_url.clone();
     assert_eq!([url("east"), url("west")], ["https://east.openai.azure.com", "https://mine.openai.azure.com"]);
     assert_eq!(url("openai"), "https://api.openai.com/v1");
+    let other = "[providers.mine]\nkind = \"openai-compatible\"\n";
+    assert!(read(other, &environment).is_err(), "no other kind is sent there");
 }
 
 #[test]

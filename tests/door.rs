@@ -86,7 +86,7 @@ async fn what_is_no_call_is_a_400_goes_nowhere_and_costs_nothing() {
 }
 
 /// What one refused giant may cost while it is read, and what further ones may add to that, in KiB.
-const ONE_GIANT_KIB: u64 = 96 * 1024;
+const ONE_GIANT_KIB: u64 = 128 * 1024;
 const MORE_GIANTS_KIB: u64 = 32 * 1024;
 
 /// Asserts that memory is bounded for one of these and flat for more of them.

@@ -175,3 +175,27 @@ async fn tools_that_answers_call_are_counted() {
         assert_eq!(tools(&seen), sum);
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_ill_target_is_seen_beside_a_good_one() {
+    let fake = FakeProvider::start().await;
+    fake.on("good", |exchange| openai().answer(exchange, 3, &usage(17, 3)));
+    fake.on("ill", |_| refusal(500, "server_error"));
+    let toml = format!(
+        "[server]\nallow_anonymous = true\n[providers.one]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-fake\"\n\
+         models = [\"good\", \"ill\"]\nretry = {{ attempts = 1 }}\nbreaker = {{ failures = 2, open = \"1h\" }}\n",
+        fake.url()
+    );
+    let gateway = Gateway::start(toml).await;
+    let health = || {
+        let scrape = gateway.scrape();
+        let available = |model| scrape.count("choreoai_model_available", &[("provider", "one"), ("model", model)]);
+        [scrape.count("choreoai_circuit_breaker_state", &[("provider", "one")]), available("good"), available("ill")]
+    };
+    assert_eq!(health(), [0, 1, 1]);
+    for (model, status) in [("ill", 500), ("ill", 500), ("ill", 503), ("good", 200)] {
+        let answer = Request::chat(&request(&format!("one/{model}"), 3)).send(gateway.address).await;
+        assert_eq!(answer.status, status, "{model}: {}", answer.text());
+    }
+    assert_eq!(health(), [2, 1, 0]);
+}

@@ -116,9 +116,10 @@ fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<Ra
     let (backend_key, backend) = either(environment, "CHOREOAI_RATE_LIMIT_BACKEND", "rate_limit.backend", file.backend.as_ref());
     let (url_key, url) = either(environment, "CHOREOAI_REDIS_URL", "rate_limit.redis_url", file.redis_url.as_ref());
     let url = url.unwrap_or_else(|| "redis://127.0.0.1:6379".to_owned());
-    if !url.starts_with("redis://") && !url.starts_with("rediss://") {
+    let is_redis = url.starts_with("redis://") || url.starts_with("rediss://");
+    if !is_redis || url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::is_empty)) != Some(false) {
         // The address may hold a password and is not shown.
-        return Err(ConfigError(format!("{url_key}: must begin with redis:// or rediss://")));
+        return Err(ConfigError(format!("{url_key}: must be an address like redis://user:password@host:6379/0, or rediss://")));
     }
     let (on_failure_key, on_failure) =
         either(environment, "CHOREOAI_RATE_LIMIT_ON_FAILURE", "rate_limit.on_failure", file.on_failure.as_ref());

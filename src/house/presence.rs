@@ -59,7 +59,7 @@ impl House {
         {
             metrics.settlements.with_label_values(&[provider, model, outcome.label(), source.label()]);
         }
-        metrics.model_available.with_label_values(&[provider, model]).set(1);
+        metrics.model_available.with_label_values(&[provider, model]);
     }
 
     fn present_provider(&self, provider: &str) {

@@ -333,17 +333,6 @@ fn unwell(metrics: &Metrics, lane: &Lane) {
     if lane.target.breaker.failed(router::now()) {
         metrics.circuit_breaker_trips.with_label_values(&[provider]).inc();
     }
-    show_breaker(metrics, lane);
-}
-
-fn well(metrics: &Metrics, lane: &Lane) {
-    lane.target.breaker.succeeded();
-    show_breaker(metrics, lane);
-}
-
-fn show_breaker(metrics: &Metrics, lane: &Lane) {
-    let state = lane.target.breaker.state(router::now());
-    metrics.circuit_breaker_state.with_label_values(&[lane.provider.config.name.as_str()]).set(state as i64);
 }
 
 /// The whole answer.
@@ -370,7 +359,7 @@ async fn whole(
         Ok(answer) => {
             call.whole(&answer);
             call.settle(Outcome::Completed);
-            well(&house.metrics, &lane);
+            lane.target.breaker.succeeded();
             return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call: Box::new(call) });
         }
     };
@@ -401,7 +390,7 @@ async fn stream(
         {
             Ok(mut pump) => {
                 pump.watch_mut(|watched| watched.call.waited(began.elapsed()));
-                well(&house.metrics, &lane);
+                lane.target.breaker.succeeded();
                 return Ok(Reply::Stream { pump: Box::new(pump), about });
             }
             Err(failed) => failed,

@@ -54,6 +54,8 @@ pub struct Case {
     pub bill: Bill,
     /// The `outcome` and `usage_source` its attempts may have.
     pub marks: Vec<(&'static str, &'static str)>,
+    /// Tokens that may be on their way between the gateway's last look and its hanging up.
+    pub in_flight: u64,
     /// Calls whose bill is known and whose booking is not looked at.
     pub warm_up: usize,
     pub calls: usize,
@@ -79,6 +81,7 @@ impl Case {
             sees: Sees::Complete { usage: false },
             bill: Bill::Nothing,
             marks: vec![("completed", "provider")],
+            in_flight: 0,
             warm_up: 0,
             calls: 1,
             attempts: 1,

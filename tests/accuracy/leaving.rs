@@ -35,12 +35,13 @@ fn pouring(words: usize, pause: Option<Duration>) -> impl Fn(&Exchange) -> Reply
 }
 
 fn client_leaves() -> Vec<Case> {
-    let speeds = [("slow", Some(SLOW), 200), ("brisk", Some(BRISK), 3000), ("unpaced", None, 3000)];
+    let speeds = [("slow", Some(SLOW), 200, 1), ("brisk", Some(BRISK), 3000, 25), ("unpaced", None, 3000, 0)];
     let mut cases = Vec::new();
-    for (speed, pause, words) in speeds {
+    for (speed, pause, words, in_flight) in speeds {
         for (after, how) in [(1, How::Reset), (5, How::Close), (40, How::Reset), (40, How::Close)] {
             let name = format!("client gone after {after}, provider {speed}, {how:?}");
             let mut case = Case::new(&name, "openai", pouring(words, pause)).streamed().counted().left(Leaves::After(after, how));
+            case.in_flight = in_flight;
             if pause.is_none() {
                 // All of it may have been written by then, the usage among it, or even passed on.
                 case.marks.extend([("client_disconnect", "provider"), ("completed", "provider")]);

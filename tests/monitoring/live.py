@@ -22,7 +22,9 @@ from pathlib import Path
 import drift
 import project
 import stage
-from load import Load, chat, chat_body, fair_weather
+
+sys.path.insert(0, str(project.ROOT / "demo"))
+from load import Load, chat, chat_body, fair_weather  # noqa: E402
 
 KEY, LIMITED_KEY = "sk-live", "sk-limited"
 # Panels that may be empty under load, and why.

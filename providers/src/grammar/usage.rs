@@ -158,11 +158,13 @@ impl Counts {
     }
 
     /// xAI, and gateways in front of Gemini, count reasoning beside `completion_tokens`. The numbers
-    /// tell: the total needs it, or the part would be larger than the whole.
+    /// tell: the total needs it, or the part would be larger than the whole by more than the rounding
+    /// of a gateway that counts again (OpenRouter was seen to tell 11 of 10).
     fn excludes_reasoning(&self, prompt: u64, completion: u64) -> bool {
         let reasoning = self.reasoning.unwrap_or(0);
         let with = prompt.saturating_add(completion).saturating_add(reasoning);
-        reasoning > completion || (reasoning > 0 && self.total == Some(with))
+        let rounding = completion / 8 + 1;
+        reasoning > completion.saturating_add(rounding) || (reasoning > 0 && self.total == Some(with))
     }
 }
 

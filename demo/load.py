@@ -1,12 +1,8 @@
-#!/usr/bin/env python3
 """Callers of a gateway, good and bad, each kind at its own pace.
-
-    load.py URL MODEL [--key KEY] [--rate 20] [--seconds 60]
 
 Must not know what the gateway does with the calls; it counts answers by status and nothing else.
 """
 
-import argparse
 import http.client
 import json
 import threading
@@ -123,24 +119,3 @@ def fair_weather(load, model, rate):
     load.add("wrong key", chat(model, key="sk-wrong"), 0.5)
     load.add("unknown model", chat("no-such-model"), 0.5)
     load.add("broken body", lambda one: one.send("POST", "/v1/chat/completions", "{"), 0.5)
-
-
-def main():
-    """Fair weather against a URL, for a while."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("url")
-    parser.add_argument("model")
-    parser.add_argument("--key", default="sk-demo")
-    parser.add_argument("--rate", type=float, default=20)
-    parser.add_argument("--seconds", type=float, default=60)
-    chosen = parser.parse_args()
-    load = Load(chosen.url, chosen.key)
-    fair_weather(load, chosen.model, chosen.rate)
-    time.sleep(chosen.seconds)
-    load.close()
-    for (kind, outcome), count in sorted(load.counts.items(), key=str):
-        print(f"{count:6d} {kind}: {outcome}")
-
-
-if __name__ == "__main__":
-    main()
