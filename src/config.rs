@@ -2,6 +2,7 @@
 //! The only place that reads the environment. It must not know how any setting is carried out.
 
 mod checking;
+mod credentials;
 mod file;
 mod reading;
 mod secret;
@@ -11,6 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use credentials::{Aws, AwsContainer, AwsKeys, AwsProfile, AwsWebIdentity, Credentials, Entra, Google};
 pub use secret::Secret;
 
 /// A mistake in the configuration, worded for the person who wrote it.
@@ -140,8 +142,8 @@ pub struct Provider {
     pub kind: String,
     /// Its address, without a trailing slash.
     pub base_url: String,
-    /// Its key, if it needs one.
-    pub api_key: Option<Secret>,
+    /// What opens it.
+    pub credentials: Credentials,
     /// Options for the wire.
     pub account: providers::Account,
     /// Models listed in `/v1/models` beside the catalogue's, and known as metric labels.

@@ -85,7 +85,7 @@ pub fn configuration(port: u16) -> (config::Provider, Vec<config::PriceRow>) {
         name: NAME.to_owned(),
         kind: "openai-compatible".to_owned(),
         base_url: format!("http://127.0.0.1:{port}/v1"),
-        api_key: None,
+        credentials: config::Credentials::None,
         account: providers::Account::default(),
         models: MODELS.iter().map(|model| model.name.to_owned()).collect(),
         on_disconnect: config::OnDisconnect::Cancel,

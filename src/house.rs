@@ -20,7 +20,7 @@ use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
 use crate::router::{Place, Router, Target};
-use crate::upstream::Upstream;
+use crate::upstream::{Clock, Upstream};
 
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
 pub const OTHER: &str = "other";
@@ -290,7 +290,7 @@ impl Provider {
         let rule = config::Limits { max_concurrent: None, ..config.limits };
         Ok(Self {
             wire: Wire(wire),
-            upstream: Upstream::new(config, wire.auth(), metrics)?,
+            upstream: Upstream::new(config, wire.auth(), metrics, Clock::default())?,
             ledger: ledger(limits, Scope::Provider, &config.name, rule),
             queue: queue(config, metrics),
             other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Backend, Config, ConfigError, Limits as Figures, Provider};
+use crate::config::{Backend, Config, ConfigError, Credentials, Limits as Figures, Provider};
 use crate::demo;
 use crate::house::House;
 use crate::limits::Limits;
@@ -99,7 +99,13 @@ pub fn of(config: &Config) -> Result<String, ConfigError> {
 
 fn provider(provider: &Provider) -> String {
     let Provider { name, kind, base_url, limits, .. } = provider;
-    let key = if provider.api_key.is_some() { "with key" } else { "without key" };
+    let key = match provider.credentials {
+        Credentials::None => "without key",
+        Credentials::Key(_) => "with key",
+        Credentials::Aws(_) => "with AWS credentials",
+        Credentials::Google(_) => "with Google credentials",
+        Credentials::Entra(_) => "with an Entra ID application",
+    };
     format!("  {name} ({kind}, {key}) at {base_url}{}", figures(*limits))
 }
 

@@ -2,16 +2,27 @@
 //! and turns every way a connection can fail into one of a few words.
 //! It must not know what a request means, or whether it will be tried again.
 
+mod aws;
+mod credentials;
+mod entra;
+mod exchange;
+mod google;
+mod lease;
+mod profile;
+mod sigv4;
+
 use std::sync::OnceLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use providers::{Auth, UpstreamRequest};
 use reqwest::{Client, Url};
 use tokio::time::{Instant, timeout, timeout_at};
 
+use self::credentials::Credentials;
+pub use self::lease::{Clock, Trouble};
 use crate::config::{self, Timeouts};
 use crate::metrics::{Counter, Metrics};
 
@@ -23,8 +34,10 @@ const IDLE_CONNECTION: Duration = Duration::from_secs(55);
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
 /// Why no answer, or no more of it, came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
+    /// Nothing was sent: there are no credentials to send.
+    Credentials(Trouble),
     /// No connection: name, address, TLS.
     Connect,
     /// Nothing came in time.
@@ -42,7 +55,7 @@ pub struct Upstream {
     base_url: String,
     /// The address of the path that was called first; nearly all calls go to that one.
     usual: OnceLock<(String, Url)>,
-    credentials: Option<(HeaderName, HeaderValue)>,
+    credentials: Credentials,
     /// How long each stage may take.
     pub timeouts: Timeouts,
     requests: Counter,
@@ -65,16 +78,12 @@ impl Upstream {
     ///
     /// # Errors
     /// When the key holds characters that no header can carry, or the TLS roots cannot be read.
-    pub fn new(provider: &config::Provider, auth: Auth, metrics: &Metrics) -> Result<Self, config::ConfigError> {
+    pub fn new(provider: &config::Provider, auth: Auth, metrics: &Metrics, clock: Clock) -> Result<Self, config::ConfigError> {
         // The process needs one default cryptography; a second call finds it already chosen.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let wrong = |what: &str| config::ConfigError(format!("providers.{}: {what}", provider.name));
-        let credentials = match &provider.api_key {
-            Some(key) => {
-                credentials(auth, key.reveal()).map_err(|()| wrong("the API key holds characters that a header cannot carry"))?
-            }
-            None => None,
-        };
+        let credentials = Credentials::new(&provider.name, &provider.credentials, auth, clock)
+            .ok_or_else(|| wrong("the API key holds characters that a header cannot carry"))?;
         let created = metrics.upstream_connections_created.with_label_values(&[&provider.name]);
         let mut builder = Client::builder()
             .connect_timeout(provider.timeouts.connect)
@@ -106,15 +115,14 @@ impl Upstream {
     /// A [`Failure`] when no head came.
     pub async fn send(&self, request: UpstreamRequest, deadline: Instant) -> Result<Answer, Failure> {
         let url = self.url(&request.path).ok_or(Failure::Connect)?;
-        let mut outgoing = reqwest::Request::new(request.method, url);
-        *outgoing.body_mut() = Some(request.body.into());
-        let headers = outgoing.headers_mut();
-        headers.reserve(request.headers.len() + 3);
+        let mut headers = HeaderMap::with_capacity(request.headers.len() + 3);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.extend(request.headers);
-        if let Some((name, value)) = &self.credentials {
-            headers.insert(name.clone(), value.clone());
-        }
+        let attaching = self.credentials.attach((&request.method, &url, &mut headers), &request.body, deadline);
+        attaching.await.map_err(Failure::Credentials)?;
+        let mut outgoing = reqwest::Request::new(request.method, url);
+        *outgoing.body_mut() = Some(request.body.into());
+        *outgoing.headers_mut() = headers;
         self.requests.inc();
         let first_byte = (Instant::now() + self.timeouts.first_byte).min(deadline);
         let answered = timeout_at(first_byte, self.client.execute(outgoing)).await;
@@ -185,17 +193,6 @@ fn failure(error: &reqwest::Error) -> Failure {
     } else {
         Failure::Broken
     }
-}
-
-fn credentials(auth: Auth, key: &str) -> Result<Option<(HeaderName, HeaderValue)>, ()> {
-    let (name, value) = match auth {
-        Auth::None => return Ok(None),
-        Auth::Header(name) => (HeaderName::from_static(name), key.to_owned()),
-        Auth::Bearer | Auth::Google | Auth::SigV4(_) => (header::AUTHORIZATION, format!("Bearer {key}")),
-    };
-    let mut value = HeaderValue::from_str(&value).map_err(|_| ())?;
-    value.set_sensitive(true);
-    Ok(Some((name, value)))
 }
 
 /// Counts the connections that a client opens.

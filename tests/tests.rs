@@ -48,6 +48,8 @@ mod sdks;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod signing;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -11,10 +11,10 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Backend, Balance, Breaker, Config, ConfigError, Key, Limits, LogFormat, Model, OnDisconnect, OnFailure, PriceRow, Provider,
-    Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, file,
+    Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, credentials, file,
 };
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 const MIB: usize = 1024 * 1024;
 
@@ -62,7 +62,7 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
     })
 }
 
-fn set(environment: Environment<'_>, name: &str) -> Option<String> {
+pub(super) fn set(environment: Environment<'_>, name: &str) -> Option<String> {
     environment(name).filter(|value| !value.is_empty())
 }
 
@@ -154,7 +154,7 @@ fn providers(file: BTreeMap<String, file::Provider>, environment: Environment<'_
         let name = kind.kind();
         let is_written = written.contains_key(name)
             || written.iter().any(|(name, provider)| provider.kind.as_deref().unwrap_or(name) == kind.kind());
-        let has_key = kind.key_variable().is_some_and(|variable| set(environment, variable).is_some());
+        let has_key = credentials::are_set(kind, environment);
         // Credentials of a cloud lie about in many shells; without a region they are not meant for us.
         let account = account(name, &file::Provider::default(), environment)?;
         let moved = || set(environment, &base_url_variable(name));
@@ -194,11 +194,11 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
     let base_url =
         base_url.ok_or_else(|| ConfigError(format!("{key}: missing; the kind \"{kind_name}\" has no address of its own")))?;
     check_url(url_key, &base_url)?;
-    let api_key = file.api_key.clone().or_else(|| kind.key_variable().and_then(|variable| set(environment, variable)));
+    let credentials = credentials::find(&name, kind, (&file, account.region.as_deref()), environment)?;
     Ok(Provider {
         kind: kind_name,
         base_url: base_url.trim_end_matches('/').to_owned(),
-        api_key: api_key.map(Secret::new),
+        credentials,
         account,
         on_disconnect: word(
             &at("on_disconnect"),

@@ -55,6 +55,7 @@ pub(super) struct Provider {
     pub kind: Option<String>,
     pub base_url: Option<String>,
     pub api_key: Option<String>,
+    pub credentials: Option<String>,
     pub region: Option<String>,
     pub project: Option<String>,
     pub api_version: Option<String>,

@@ -269,6 +269,13 @@ fn unreached(house: &House, lane: &Lane, mut call: Call, failure: Failure) -> Bo
     let (outcome, error) = match failure {
         Failure::Timeout => (Outcome::Timeout, Error::new(Kind::UpstreamTimeout, "the provider did not answer in time")),
         Failure::Connect => (Outcome::UpstreamError, Error::new(Kind::UpstreamUnavailable, "the provider cannot be reached")),
+        Failure::Credentials(trouble) => {
+            call.settle(Outcome::UpstreamError);
+            let kind = if trouble.is_passing { Kind::UpstreamUnavailable } else { Kind::UpstreamAuth };
+            let message = format!("provider \"{}\": {}", lane.provider.config.name, trouble.message);
+            // The model is well, and what is missing will not be there a moment later.
+            return Box::new(Failed { call, error: Error::new(kind, message), then: Then::Next });
+        }
         Failure::Broken | Failure::TooLarge => {
             (Outcome::UpstreamError, Error::new(Kind::UpstreamFailed, "the provider broke the connection"))
         }

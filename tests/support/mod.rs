@@ -2,6 +2,7 @@
 //! It must not know any one story.
 
 pub mod client;
+pub mod cloud;
 pub mod dialect;
 pub mod gateway;
 pub mod http;
