@@ -9,7 +9,7 @@ GATEWAY ?= http://127.0.0.1:8000
 GATEWAY_KEY ?= sk-demo
 PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy fuzz needs lint licences monitoring demo-load
+.PHONY: run check test accuracy bench bench-micro fuzz needs lint licences monitoring demo-load
 
 run:
 	$(CARGO) run --release
@@ -25,6 +25,14 @@ test: needs lint licences
 # What was billed beside what was booked, for every way a call can go.
 accuracy:
 	$(CARGO) test --test tests accuracy -- --nocapture
+
+# The gateway beside nginx, HAProxy and a bare pass-through, in one run; up to ten minutes.
+bench:
+	bench/run.sh
+
+# Instructions and allocations of the hot leaves, under valgrind.
+bench-micro:
+	bench/micro.sh
 
 # The parsers against mutated input.
 fuzz:

@@ -126,13 +126,13 @@ impl Upstream {
         self.requests.inc();
         let first_byte = (Instant::now() + self.timeouts.first_byte).min(deadline);
         let answered = timeout_at(first_byte, self.client.execute(outgoing)).await;
-        self.count_reuse();
         let mut answer = answered.map_err(|_| Failure::Timeout)?.map_err(|error| failure(&error))?;
         Ok(Answer { status: answer.status(), headers: std::mem::take(answer.headers_mut()), body: answer })
     }
 
-    /// Every request that did not open a connection used one that was open.
-    fn count_reuse(&self) {
+    /// Brings the counter of reused connections up to date: every request that did not open a connection
+    /// used one that was open. For whoever is about to read the counters; one at a time.
+    pub fn count_reuse(&self) {
         let behind = self.requests.get().saturating_sub(self.created.get()).saturating_sub(self.reused.get());
         self.reused.inc_by(behind);
     }

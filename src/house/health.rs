@@ -11,6 +11,7 @@ use crate::router::State;
 impl House {
     /// Sets the gauges of breakers and of models that can be called to how things are now.
     pub fn show_health(&self, now: Instant) {
+        self.providers.values().for_each(|provider| provider.upstream.count_reuse());
         let mut worst: HashMap<&str, State> =
             self.config.providers.iter().map(|provider| (provider.name.as_str(), State::Closed)).collect();
         for lane in self.lanes.read().unwrap_or_else(PoisonError::into_inner).values() {
