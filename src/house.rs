@@ -19,7 +19,7 @@ use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions
 use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
-use crate::router::{Place, Router, Target};
+use crate::router::{Named, Place, Router, Target};
 use crate::upstream::{Clock, Upstream};
 
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
@@ -70,6 +70,9 @@ pub struct Lane {
 pub struct Plan {
     /// The name as a label, while no target is chosen.
     pub label: String,
+    /// The name under which limits on a model are kept: another spelling of the same target must not
+    /// pass by them.
+    limited_as: String,
     /// The lanes.
     pub lanes: Vec<Place<Arc<Lane>>>,
     /// How one of a tier is chosen.
@@ -162,7 +165,7 @@ impl House {
     pub fn ledgers(&self, caller: Option<&Caller>, name: &str, plan: &Plan) -> Vec<Arc<Ledger>> {
         let key = caller.and_then(|caller| self.keys.get(&caller.metrics.name));
         let of_key = key.and_then(|key| key.all.as_ref());
-        let of_key_and_model = key.and_then(|key| key.by_model.get(name));
+        let of_key_and_model = key.and_then(|key| key.by_model.get(name).or_else(|| key.by_model.get(&plan.limited_as)));
         [self.gateway.as_ref(), of_key, of_key_and_model, plan.ledger.as_ref()].into_iter().flatten().cloned().collect()
     }
 
@@ -196,6 +199,7 @@ impl House {
             });
             return Some(Plan {
                 label: name.to_owned(),
+                limited_as: name.to_owned(),
                 lanes: places.collect(),
                 balance: model.balance,
                 ledger: ledger(&self.limits, Scope::Model, name, model.limits),
@@ -204,7 +208,23 @@ impl House {
         let named = self.router.named(name, |bare| self.prices.kinds_of(bare).collect())?;
         let lane = self.lane(&named.provider, &named.model)?;
         let lanes = vec![Place { target: lane, weight: 1, tier: 1, price: None }];
-        Some(Plan { label: OTHER.to_owned(), lanes, balance: config::Balance::Weighted, ledger: None })
+        let configured = self.configured_with(&named);
+        Some(Plan {
+            label: OTHER.to_owned(),
+            lanes,
+            balance: config::Balance::Weighted,
+            ledger: configured.and_then(|model| ledger(&self.limits, Scope::Model, &model.name, model.limits)),
+            limited_as: configured.map_or(named.model, |model| model.name.clone()),
+        })
+    }
+
+    /// The configured model that has this target; of several, the one whose limits are to be kept is
+    /// the one that is called as the target is, else the first.
+    fn configured_with(&self, named: &Named) -> Option<&config::Model> {
+        let is_it = |target: &config::Target| target.provider == named.provider && target.model == named.model;
+        let mut having = self.config.models.iter().filter(|model| model.targets.iter().any(is_it));
+        let first = having.clone().next();
+        having.find(|model| model.name == named.model).or(first)
     }
 
     fn lane(&self, provider: &str, model: &str) -> Option<Arc<Lane>> {

@@ -97,6 +97,10 @@ impl Upstream {
         if provider.http2_prior_knowledge {
             builder = builder.http2_prior_knowledge();
         }
+        if is_loopback(&provider.base_url) {
+            // The environment's proxy stands elsewhere, where this address means another machine.
+            builder = builder.no_proxy();
+        }
         Ok(Self {
             client: builder.build().map_err(|error| wrong(&format!("no HTTP client: {error}")))?,
             base_url: provider.base_url.clone(),
@@ -193,6 +197,13 @@ fn failure(error: &reqwest::Error) -> Failure {
     } else {
         Failure::Broken
     }
+}
+
+fn is_loopback(base_url: &str) -> bool {
+    let url = Url::parse(base_url).ok();
+    let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Counts the connections that a client opens.
