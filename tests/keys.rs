@@ -156,3 +156,24 @@ async fn junk_makes_no_series() {
     assert_eq!(new, Vec::<String>::new());
     assert!(!after.text.contains("junk"), "nothing of it is in /metrics");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_on_a_model_holds_however_the_model_is_spelled() {
+    let fake = FakeProvider::start().await;
+    fake.on("plain", |exchange| openai().whole(exchange, &json!({"role": "assistant", "content": "hi"}), Some(&usage(17, 3))));
+    let toml = format!(
+        "[providers.fake]\nkind = \"openai\"\nbase_url = \"{}\"\n\
+         [models.everyday]\ntargets = [ {{ target = \"fake/plain\" }} ]\nrequests_per_minute = 3\n\
+         [[keys]]\nname = \"all\"\nkey = \"{ALL}\"\n\
+         [[keys]]\nname = \"some\"\nkey = \"{SOME}\"\nlimits_per_model = {{ \"everyday\" = {{ requests_per_minute = 1 }} }}\n",
+        fake.url()
+    );
+    let gateway = Gateway::start(toml).await;
+    let call = async |key: &str, model: &str| Request::chat(&request(model, 3)).key(key).send(gateway.address).await.status;
+    assert_eq!(call(SOME, "everyday").await, 200);
+    assert_eq!(call(SOME, "fake/plain").await, 429, "the caller's limit on everyday");
+    assert_eq!(call(ALL, "fake/plain").await, 200);
+    assert_eq!(call(ALL, "everyday").await, 200);
+    assert_eq!(call(ALL, "fake/plain").await, 429, "the model's own limit");
+    assert_eq!(fake.count(), 3);
+}
