@@ -27,7 +27,7 @@ impl Heard {
         match &event.kind {
             Kind::Delta(text) => self.text.push_str(text),
             Kind::Usage(usage) => self.usage = Some(*usage),
-            Kind::Finish => self.finished += 1,
+            Kind::Finish { .. } => self.finished += 1,
             Kind::Malformed => self.malformed += 1,
             Kind::Done => self.is_done = true,
             Kind::Error(_) => self.has_error = true,
