@@ -392,3 +392,41 @@ fn no_secret_shows_in_debug() {
     let shown = format!("{:?}", sound(text, &[]));
     assert!(!shown.contains("hidden-"), "{shown}");
 }
+
+#[test]
+fn credentials_of_clouds_turn_their_provider_on() {
+    let region = ("AWS_REGION", "eu-west-1");
+    let config = sound("", &[("AWS_BEARER_TOKEN_BEDROCK", "hidden-1"), region]);
+    assert_eq!(key(provider(&config, "bedrock")), Some("hidden-1"));
+
+    let keys = [("AWS_ACCESS_KEY_ID", "hidden-1"), ("AWS_SECRET_ACCESS_KEY", "hidden-2"), ("AWS_SESSION_TOKEN", "hidden-3")];
+    let config = sound("", &[&keys[..], &[region]].concat());
+    let Credentials::Aws(aws) = &provider(&config, "bedrock").credentials else { panic!("{config:?}") };
+    assert_eq!((aws.region.as_str(), aws.sts_url.as_str()), ("eu-west-1", "https://sts.eu-west-1.amazonaws.com"));
+    assert!(aws.keys.is_some());
+    assert!(!format!("{config:?}").contains("hidden-"), "{config:?}");
+
+    let application = [
+        ("AZURE_TENANT_ID", "t"),
+        ("AZURE_CLIENT_ID", "c"),
+        ("AZURE_CLIENT_SECRET", "hidden-1"),
+        ("AZURE_OPENAI_ENDPOINT", "https://mine.openai.azure.com"),
+    ];
+    let config = sound("", &application);
+    let azure = provider(&config, "azure");
+    assert!(matches!(azure.credentials, Credentials::Entra(_)), "{azure:?}");
+    assert!(!format!("{config:?}").contains("hidden-"), "{config:?}");
+    assert!(sound("", &application[1..]).providers.is_empty(), "half an application turns nothing on");
+}
+
+#[test]
+fn credentials_that_cannot_be_meant_are_refused() {
+    for (text, named) in [
+        ("[providers.openai]\ncredentials = \"x\"\n", "providers.openai.credentials"),
+        ("[providers.vertex]\napi_key = \"k\"\ncredentials = \"x\"\n", "either api_key or credentials"),
+        ("[providers.bedrock]\nbase_url = \"http://h\"\n", "providers.bedrock.region"),
+    ] {
+        let message = read(text, &[]).expect_err(text);
+        assert!(message.contains(named), "{message:?} does not say {named}");
+    }
+}
