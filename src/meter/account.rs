@@ -1,7 +1,7 @@
 //! What is counted for one target: its counters, its price, and what was learned about its tokens.
 //! It must not know calls, or how an attempt ended.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use providers::{ChatRequest, Usage};
@@ -176,10 +176,14 @@ fn guess(request: &ChatRequest) -> tokens::Estimate {
     tokens::cheap(request.text_bytes, 1, request.field("tools").is_some())
 }
 
-/// Runs a count that may take a while; other calls of this thread are taken over by another one.
+/// Runs a count. The first one loads the vocabulary, which takes a tenth of a second: meanwhile other
+/// calls of this thread are taken over by another one. Later ones are quick, and thousands of clients
+/// that leave at once must not become thousands of threads.
 fn holding_nobody_up<T>(count: impl FnOnce() -> T) -> T {
+    static HAS_COUNTED: AtomicBool = AtomicBool::new(false);
+    let is_first = !HAS_COUNTED.swap(true, Ordering::Relaxed);
     match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(count),
+        Ok(RuntimeFlavor::MultiThread) if is_first => tokio::task::block_in_place(count),
         _ => count(),
     }
 }
