@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
@@ -15,35 +16,51 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::error::{Error, Kind};
 use crate::house::House;
 use crate::pipeline::{self, Arrival, Origin};
-use crate::{flood, status};
+use crate::status;
 
-/// What every route needs.
+/// What every route needs: the house as it is now, and whether the gateway is leaving. Clones are the same one.
 #[derive(Clone, Debug)]
 pub struct App {
-    /// The house as it is now.
-    pub house: Arc<House>,
-    /// Set when the gateway is leaving.
-    pub is_leaving: Arc<AtomicBool>,
+    current: Arc<ArcSwap<House>>,
+    is_leaving: Arc<AtomicBool>,
 }
 
 impl App {
+    /// A gateway that has just opened this house.
+    #[must_use]
+    pub fn new(house: House) -> Self {
+        Self { current: Arc::new(ArcSwap::from_pointee(house)), is_leaving: Arc::default() }
+    }
+
+    /// The house as it is now. A call asks once and keeps to its answer, whatever comes after.
+    #[must_use]
+    pub fn house(&self) -> Arc<House> {
+        self.current.load_full()
+    }
+
+    /// Lets the next calls into another house; those that run stay where they are.
+    pub fn move_to(&self, house: House) {
+        self.current.store(Arc::new(house));
+    }
+
+    /// From now on no new call is let in.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
+    }
+
     fn is_leaving(&self) -> bool {
         self.is_leaving.load(Ordering::Acquire)
     }
 }
 
-/// All routes. A request meets the panic catch, then the flood guard (the API only), then its route.
+/// All routes. A request meets the panic catch, then its route.
 pub fn routes(app: &App) -> Router {
-    let api = Router::new()
+    Router::new()
         .merge(with_and_without_v1("/chat/completions", &post(chat)))
         .merge(with_and_without_v1("/embeddings", &post(embeddings)))
         .merge(with_and_without_v1("/models", &get(models)))
-        .merge(with_and_without_v1("/models/{*id}", &get(model)));
-    let api = match flood::guard(&app.house) {
-        Some(guard) => api.layer(guard),
-        None => api,
-    };
-    api.route("/health", get(health))
+        .merge(with_and_without_v1("/models/{*id}", &get(model)))
+        .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/live", get(live))
         .route("/metrics", get(metrics))
@@ -68,46 +85,51 @@ async fn embeddings(State(app): State<App>, request: Request) -> Response {
 async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Request) -> Response {
     let arrival = arrival(&request, route);
     if app.is_leaving() {
-        return pipeline::refuse(&app.house, &arrival, &status::leaving());
+        return pipeline::refuse(&app.house(), &arrival, &status::leaving());
     }
     // Boxed here, because the router moves a handler's future several times before it is polled.
-    Box::pin(pipeline::answer(app.house, endpoint, arrival, request)).await
+    Box::pin(pipeline::answer(app.house(), endpoint, arrival, request)).await
 }
 
 async fn models(State(app): State<App>, request: Request) -> Response {
     let arrival = arrival(&request, "/v1/models");
-    pipeline::answer_here(&app.house, &arrival, &request, |caller| Ok(status::models(&app.house, caller)))
+    let house = app.house();
+    pipeline::answer_here(&house, &arrival, &request, |caller| Ok(status::models(&house, caller)))
 }
 
 async fn model(State(app): State<App>, Path(id): Path<String>, request: Request) -> Response {
     let arrival = arrival(&request, "/v1/models/{id}");
-    pipeline::answer_here(&app.house, &arrival, &request, |caller| status::model(&app.house, caller, &id))
+    let house = app.house();
+    pipeline::answer_here(&house, &arrival, &request, |caller| status::model(&house, caller, &id))
 }
 
 async fn health(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/health"), status::health(&app.house, app.is_leaving()))
+    let house = app.house();
+    pipeline::answer_anyone(&house, &arrival(&request, "/health"), status::health(&house, app.is_leaving()))
 }
 
 async fn ready(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/ready"), status::ready(&app.house, app.is_leaving()))
+    let house = app.house();
+    pipeline::answer_anyone(&house, &arrival(&request, "/ready"), status::ready(&house, app.is_leaving()))
 }
 
 async fn live(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/live"), status::live())
+    pipeline::answer_anyone(&app.house(), &arrival(&request, "/live"), status::live())
 }
 
 async fn metrics(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house, &arrival(&request, "/metrics"), status::metrics(&app.house, request.headers()))
+    let house = app.house();
+    pipeline::answer_anyone(&house, &arrival(&request, "/metrics"), status::metrics(&house, request.headers()))
 }
 
 async fn wrong_method(State(app): State<App>, request: Request) -> Response {
     let error = Error::new(Kind::MethodNotAllowed, format!("{} is not allowed for this path", method_label(request.method())));
-    pipeline::refuse(&app.house, &arrival(&request, "other"), &error)
+    pipeline::refuse(&app.house(), &arrival(&request, "other"), &error)
 }
 
 async fn nowhere(State(app): State<App>, request: Request) -> Response {
     let error = Error::new(Kind::NotFound, "there is nothing at this path");
-    pipeline::refuse(&app.house, &arrival(&request, "other"), &error)
+    pipeline::refuse(&app.house(), &arrival(&request, "other"), &error)
 }
 
 fn arrival(request: &Request, route: &'static str) -> Arrival {

@@ -6,21 +6,17 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
-use governor::clock::{Clock, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 
 use crate::config;
 use crate::error::{Error, Kind};
+use crate::flood::PerAddress;
 use crate::metrics::{KeyMetrics, Metrics};
 
 /// Failed keys one address may try in a minute before it is slowed.
 const FAILURES_PER_MINUTE: NonZeroU32 = NonZeroU32::new(60).unwrap();
-/// Addresses remembered for failed keys; beyond that the idle ones are forgotten.
-const MAX_ADDRESSES: usize = 10_000;
 
 /// Who an API key stands for.
 #[derive(Debug)]
@@ -47,7 +43,7 @@ impl Caller {
 #[derive(Debug)]
 pub struct Auth {
     callers: HashMap<[u8; 32], Arc<Caller>>,
-    failures: DefaultKeyedRateLimiter<IpAddr>,
+    failures: Arc<PerAddress>,
 }
 
 impl Auth {
@@ -58,8 +54,13 @@ impl Auth {
             |key: &config::Key| Caller { models: key.models.clone(), metrics: Arc::new(KeyMetrics::new(metrics, &key.name)) };
         Self {
             callers: keys.iter().map(|key| (key.sha256, Arc::new(caller(key)))).collect(),
-            failures: RateLimiter::keyed(Quota::per_minute(FAILURES_PER_MINUTE)),
+            failures: Arc::new(PerAddress::per_minute(FAILURES_PER_MINUTE)),
         }
+    }
+
+    /// Goes on slowing whom `before` slowed.
+    pub fn take_over(&mut self, before: &Self) {
+        self.failures = Arc::clone(&before.failures);
     }
 
     /// Whether everyone may call.
@@ -85,11 +86,7 @@ impl Auth {
     }
 
     fn failed(&self, was_presented: bool, address: IpAddr) -> Error {
-        if self.failures.len() > MAX_ADDRESSES {
-            self.failures.retain_recent();
-        }
-        if let Err(until) = self.failures.check_key(&address) {
-            let wait = until.wait_time_from(DefaultClock::default().now()).max(Duration::from_secs(1));
+        if let Err(wait) = self.failures.count(address) {
             return Error::new(Kind::RateLimited, "too many requests with a wrong API key from this address")
                 .retry_after(Some(wait));
         }

@@ -12,9 +12,11 @@ use choreoai::config::{self, Config, ConfigError, LogFormat};
 use choreoai::house::{self, House};
 use choreoai::meter::Meter;
 use choreoai::metrics::Metrics;
+use choreoai::reload::Reloader;
 use choreoai::{demo, report, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 const USAGE: &str = "\
 ChoreoAI Gateway: an OpenAI-compatible gateway in front of every LLM provider
@@ -102,7 +104,7 @@ fn demo_provider(port: u16) -> Result<(), Failure> {
         say(&format!("demo provider on http://{}/v1\n", listener.local_addr()?))?;
         tokio::select! {
             served = demo::serve(listener) => served?,
-            () = told_to_stop() => {}
+            () = told(count_stops()?, 1) => {}
         }
         Ok(())
     })
@@ -128,9 +130,11 @@ fn serve(path: Option<PathBuf>, started: Instant) -> Result<(), Failure> {
 
 /// Serves until told to stop; gives the time that stopping took.
 async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Instant) -> Result<Duration, Failure> {
-    let is_demo = config.providers.is_empty();
-    if is_demo {
-        let (provider, prices) = demo::configuration(demo::start(0).await?);
+    // A signal that nobody listens for would end the process.
+    let (hangup, stops) = (signal(SignalKind::hangup())?, count_stops()?);
+    let read = config.clone();
+    let demo = if config.providers.is_empty() { Some(demo::configuration(demo::start(0).await?)) } else { None };
+    if let Some((provider, prices)) = demo.clone() {
         config.providers.push(provider);
         config.prices.extend(prices);
     }
@@ -138,35 +142,49 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
         .build_info
         .with_label_values(&[env!("CARGO_PKG_VERSION"), option_env!("CHOREOAI_COMMIT").unwrap_or("unknown")])
         .set(1);
-    metrics.config_last_reload_successful.set(1);
     let listen = config.server.listen;
     let limits = house::limits(&config.rate_limit, &metrics)?;
     let meter = Meter::new(Arc::clone(&metrics));
-    let house = Arc::new(House::build(config, Arc::clone(&metrics), meter, limits)?);
+    let house = House::build(config, Arc::clone(&metrics), meter, limits.clone())?;
+    metrics.config_was_read();
     let listener = TcpListener::bind(listen).await.map_err(|error| ConfigError(format!("cannot listen on {listen}: {error}")))?;
     let address = listener.local_addr()?;
     metrics.startup_duration.set(started.elapsed().as_secs_f64());
     tracing::info!(target: "choreoai", startup_seconds = started.elapsed().as_secs_f64(), "listening on http://{address}");
     // To standard error: standard output is for log lines.
-    std::io::stderr().write_all(report::welcome(&house, address, is_demo).as_bytes())?;
-    let mut told = Instant::now();
-    let shutdown = async {
-        told_to_stop().await;
-        told = Instant::now();
+    std::io::stderr().write_all(report::welcome(&house, address, demo.is_some()).as_bytes())?;
+    let app = App::new(house);
+    let reloading = tokio::spawn(Reloader::new(app.clone(), read, demo).run(hangup));
+    let mut since = Instant::now();
+    let leave = async {
+        told(stops.clone(), 1).await;
+        since = Instant::now();
+        reloading.abort();
     };
-    let limits = house.limits.clone();
-    server::serve(listener, App { house, is_leaving: Arc::default() }, shutdown).await?;
+    server::serve(listener, app, leave, told(stops.clone(), 2)).await?;
     limits.close().await;
-    Ok(told.elapsed())
+    Ok(since.elapsed())
 }
 
-/// Ready when the process is asked to end.
-async fn told_to_stop() {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// How often the process was asked to end, by SIGTERM or SIGINT.
+fn count_stops() -> std::io::Result<watch::Receiver<u32>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (count, counted) = watch::channel(0);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            count.send_modify(|stops| *stops += 1);
+        }
+    });
+    Ok(counted)
+}
+
+/// Ready when the process was asked so often.
+async fn told(mut stops: watch::Receiver<u32>, times: u32) {
+    if stops.wait_for(|stops| *stops >= times).await.is_err() {
+        std::future::pending().await
     }
 }

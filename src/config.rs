@@ -5,6 +5,7 @@ mod checking;
 mod credentials;
 mod file;
 mod reading;
+mod reload;
 mod secret;
 
 use std::fmt;
@@ -61,6 +62,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// How long running calls may go on after a request to stop.
     pub shutdown_grace: Duration,
+    /// How often it is looked whether the file changed; zero is never.
+    pub watch: Duration,
     /// Addresses whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpAddr>,
 }
@@ -134,7 +137,7 @@ pub enum Unpriced {
 }
 
 /// `[providers.NAME]`
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Provider {
     /// The configured name; a metric label.
     pub name: String,
@@ -176,7 +179,7 @@ pub enum OnDisconnect {
 }
 
 /// A provider's waiting line.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Queue {
     /// Calls that may wait.
     pub size: usize,
@@ -185,7 +188,7 @@ pub struct Queue {
 }
 
 /// How long each stage of an attempt may take.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// Until the connection stands.
     pub connect: Duration,
@@ -198,7 +201,7 @@ pub struct Timeouts {
 }
 
 /// Trying again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     /// Attempts in all on this provider.
     pub attempts: u32,
@@ -209,7 +212,7 @@ pub struct Retry {
 }
 
 /// When to stop calling a target for a while.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
     /// Failures within `window` that open it.
     pub failures: u32,
@@ -304,20 +307,19 @@ impl Config {
     /// # Errors
     /// A [`ConfigError`] that names the first mistake.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        let environment = |name: &str| std::env::var(name).ok();
-        let path = path
-            .map(Path::to_owned)
-            .or_else(|| environment("CHOREOAI_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
-        let text = match &path {
-            Some(path) => std::fs::read_to_string(path).map_err(|error| ConfigError(format!("{}: {error}", path.display())))?,
-            None => String::new(),
-        };
-        let mut config = Self::from_text(&text, &environment).map_err(|error| match &path {
-            Some(path) => ConfigError(format!("{}: {error}", path.display())),
-            None => error,
-        })?;
+        let path =
+            path.map(Path::to_owned).or_else(|| variable("CHOREOAI_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+        let mut config = Self::read(path.as_deref(), |_, config| Ok(config))?;
         config.path = path;
         Ok(config)
+    }
+
+    /// Reads the file and the environment; `accept` has the last word, and its refusal is told with its line.
+    fn read(path: Option<&Path>, accept: impl FnOnce(&str, Self) -> Result<Self, ConfigError>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return accept("", Self::from_text("", &variable)?) };
+        let at = |error: &dyn fmt::Display| ConfigError(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(path).map_err(|error| at(&error))?;
+        Self::from_text(&text, &variable).and_then(|config| accept(&text, config)).map_err(|error| at(&error))
     }
 
     /// The configuration that `text` and `environment` say.
@@ -328,6 +330,10 @@ impl Config {
         let checked = reading::read(text, environment).and_then(|file| checking::check(file, environment));
         checked.map_err(|error| reading::with_line(text, error))
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
 }
 
 /// The one of `known` that was probably meant by `given`, unless none is like it.

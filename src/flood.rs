@@ -1,62 +1,53 @@
-//! The guard at the door: so many requests per second from one address, before anything is known of
-//! the caller. A tower layer, because it knows nothing of the call.
-//! It must not know keys, models or limits.
+//! So much per time from one address: what slows those who flood the door, and those who try keys.
+//! It must not know what is counted, keys, models or limits.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use governor::middleware::NoOpMiddleware;
-use http::Request;
-use tower_governor::GovernorLayer;
-use tower_governor::errors::GovernorError;
-use tower_governor::governor::GovernorConfigBuilder;
-use tower_governor::key_extractor::KeyExtractor;
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::error::{Error, Kind};
-use crate::house::{House, OTHER, PER_ADDRESS};
-use crate::pipeline::{self, Origin};
+/// From this many addresses on, the idle ones are forgotten.
+const FORGET_FROM: usize = 10_000;
 
-/// How often addresses that have been quiet are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(30);
-
-/// The guard, when the configuration wants one.
-#[must_use]
-pub fn guard(house: &Arc<House>) -> Option<GovernorLayer<ByAddress, NoOpMiddleware<governor::clock::QuantaInstant>, Body>> {
-    let per_second = house.config.rate_limit.per_ip_per_second?;
-    let period = Duration::from_secs(1) / per_second.max(1);
-    let config =
-        GovernorConfigBuilder::default().key_extractor(ByAddress).period(period).burst_size(per_second.max(1)).finish()?;
-    let limiter = Arc::clone(config.limiter());
-    tokio::spawn(async move {
-        loop {
-            tokio::time::sleep(FORGET_EVERY).await;
-            limiter.retain_recent();
-        }
-    });
-    let metrics = Arc::clone(&house.metrics);
-    Some(GovernorLayer::new(config).error_handler(move |refused| {
-        metrics.requests.with_label_values(&["", OTHER, OTHER, "429", OTHER]).inc();
-        metrics.errors.with_label_values(&["", "rate_limited", OTHER]).inc();
-        metrics.rate_limit_hits.with_label_values(&PER_ADDRESS).inc();
-        let wait = match refused {
-            GovernorError::TooManyRequests { wait_time, .. } => Duration::from_secs(wait_time.max(1)),
-            GovernorError::UnableToExtractKey | GovernorError::Other { .. } => Duration::from_secs(1),
-        };
-        let error = Error::new(Kind::RateLimited, "too many requests from this address").retry_after(Some(wait));
-        pipeline::plain_refusal(&error)
-    }))
+/// Counts by address.
+#[derive(Debug)]
+pub struct PerAddress {
+    limiter: DefaultKeyedRateLimiter<IpAddr>,
+    /// How many addresses there may be before the idle ones are forgotten; twice those that were left
+    /// the last time, so that looking for them costs each call little.
+    forget_from: AtomicUsize,
 }
 
-/// Tells requests apart by the client's address.
-#[derive(Clone, Copy, Debug)]
-pub struct ByAddress;
+impl PerAddress {
+    /// So many in a second, all of them at once if need be.
+    #[must_use]
+    pub fn per_second(times: NonZeroU32) -> Self {
+        Self::new(Quota::per_second(times))
+    }
 
-impl KeyExtractor for ByAddress {
-    type Key = IpAddr;
+    /// So many in a minute, all of them at once if need be.
+    #[must_use]
+    pub fn per_minute(times: NonZeroU32) -> Self {
+        Self::new(Quota::per_minute(times))
+    }
 
-    fn extract<T>(&self, request: &Request<T>) -> Result<IpAddr, GovernorError> {
-        request.extensions().get::<Origin>().map(|origin| origin.address).ok_or(GovernorError::UnableToExtractKey)
+    fn new(quota: Quota) -> Self {
+        Self { limiter: RateLimiter::keyed(quota), forget_from: AtomicUsize::new(FORGET_FROM) }
+    }
+
+    /// Counts one more from this address.
+    ///
+    /// # Errors
+    /// How long it has to wait, when that was one too many.
+    pub fn count(&self, address: IpAddr) -> Result<(), Duration> {
+        if self.limiter.len() > self.forget_from.load(Ordering::Relaxed) {
+            self.limiter.retain_recent();
+            self.forget_from.store(FORGET_FROM.max(2 * self.limiter.len()), Ordering::Relaxed);
+        }
+        let until = self.limiter.check_key(&address);
+        until.map_err(|until| until.wait_time_from(DefaultClock::default().now()).max(Duration::from_secs(1)))
     }
 }

@@ -3,18 +3,23 @@
 //! It must not know how a call runs through it.
 
 mod health;
+mod heritage;
 mod observer;
 mod presence;
 
 pub use presence::PER_ADDRESS;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use crate::auth::{Auth, Caller};
 use crate::config::{self, Backend, Config, ConfigError, Unpriced};
+use crate::error::{Error, Kind};
+use crate::flood::PerAddress;
 use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope};
 use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
@@ -33,7 +38,7 @@ pub struct Provider {
     /// The wire it speaks.
     pub wire: Wire,
     /// The way to it.
-    pub upstream: Upstream,
+    pub upstream: Arc<Upstream>,
     /// Its own limits per minute, when it has any.
     pub ledger: Option<Arc<Ledger>>,
     /// The line before its concurrent places, when they are limited.
@@ -96,6 +101,8 @@ pub struct House {
     pub meter: Meter,
     /// The prices and the catalogue.
     pub prices: Prices,
+    /// How many calls one address may make, when that is limited.
+    flood: Option<Arc<PerAddress>>,
     router: Router,
     providers: HashMap<String, Arc<Provider>>,
     /// Plans of names that the configuration or the catalogue knows; bounded by them.
@@ -104,6 +111,21 @@ pub struct House {
     lanes: RwLock<HashMap<(String, String), Arc<Lane>>>,
     gateway: Option<Arc<Ledger>>,
     keys: HashMap<String, KeyLedgers>,
+}
+
+/// What a house is built of.
+struct Rooms {
+    metrics: Arc<Metrics>,
+    meter: Meter,
+    limits: Limits,
+    prices: Prices,
+    providers: HashMap<String, Arc<Provider>>,
+}
+
+impl Drop for House {
+    fn drop(&mut self) {
+        self.metrics.configs_in_use.dec();
+    }
 }
 
 #[derive(Debug)]
@@ -118,31 +140,53 @@ impl House {
     /// # Errors
     /// A [`ConfigError`] for what only shows when it is carried out: a key that no header can carry, a price that is no number.
     pub fn build(config: Config, metrics: Arc<Metrics>, meter: Meter, limits: Limits) -> Result<Self, ConfigError> {
-        let prices = prices(&config)?;
+        let prices = prices(&config, Prices::builtin())?;
+        let mut providers = HashMap::new();
+        for provider in &config.providers {
+            let provider = Provider::new(provider, &metrics, &limits, None)?;
+            providers.insert(provider.config.name.clone(), Arc::new(provider));
+        }
+        let house = Self::furnish(config, Rooms { metrics, meter, limits, prices, providers });
+        house.present_at_zero();
+        Ok(house)
+    }
+
+    /// The house around these rooms.
+    fn furnish(config: Config, rooms: Rooms) -> Self {
+        let Rooms { metrics, meter, limits, prices, providers } = rooms;
         let auth = Auth::new(&config.keys, &metrics);
         let router = Router::new(&config.models, &config.providers);
         let gateway = ledger(&limits, Scope::Gateway, "gateway", config.rate_limit.limits);
         let keys = config.keys.iter().map(|key| (key.name.clone(), KeyLedgers::new(&limits, key))).collect();
-        let mut providers = HashMap::new();
-        for provider in &config.providers {
-            providers.insert(provider.name.clone(), Arc::new(Provider::new(provider, &metrics, &limits)?));
-        }
-        let house = Self {
+        let per_second = config.rate_limit.per_ip_per_second.and_then(NonZeroU32::new);
+        metrics.configs_in_use.inc();
+        Self {
             config,
             metrics,
             auth,
             limits,
             meter,
             prices,
+            flood: per_second.map(|times| Arc::new(PerAddress::per_second(times))),
             router,
             providers,
             plans: RwLock::default(),
             lanes: RwLock::default(),
             gateway,
             keys,
-        };
-        house.present_at_zero();
-        Ok(house)
+        }
+    }
+
+    /// Whether this address may make one more call: looked at before anything is known of the caller.
+    ///
+    /// # Errors
+    /// `RateLimited` when it made too many.
+    pub fn admit_address(&self, address: IpAddr) -> Result<(), Error> {
+        let Some(flood) = &self.flood else { return Ok(()) };
+        flood.count(address).map_err(|wait| {
+            self.metrics.rate_limit_hits.with_label_values(&PER_ADDRESS).inc();
+            Error::new(Kind::RateLimited, "too many requests from this address").retry_after(Some(wait))
+        })
     }
 
     /// What `name` leads to, if anything.
@@ -302,17 +346,27 @@ pub fn limits(config: &config::RateLimit, metrics: &Arc<Metrics>) -> Result<Limi
 }
 
 impl Provider {
-    fn new(config: &config::Provider, metrics: &Arc<Metrics>, limits: &Limits) -> Result<Self, ConfigError> {
+    /// The provider as configured, with what it may take over from the one of its name `before`.
+    fn new(
+        config: &config::Provider,
+        metrics: &Arc<Metrics>,
+        limits: &Limits,
+        before: Option<&Self>,
+    ) -> Result<Self, ConfigError> {
         let unknown = || ConfigError(format!("providers.{}: there is no kind \"{}\"", config.name, config.kind));
         let wire = providers::provider(&config.kind).ok_or_else(unknown)?;
         metrics.circuit_breaker_state.with_label_values(&[&config.name]);
         metrics.circuit_breaker_trips.with_label_values(&[&config.name]);
         let rule = config::Limits { max_concurrent: None, ..config.limits };
+        let upstream = match before.filter(|before| before.config.is_reached_like(config)) {
+            Some(before) => Arc::clone(&before.upstream),
+            None => Arc::new(Upstream::new(config, wire.auth(), metrics, Clock::default())?),
+        };
         Ok(Self {
             wire: Wire(wire),
-            upstream: Upstream::new(config, wire.auth(), metrics, Clock::default())?,
+            upstream,
             ledger: ledger(limits, Scope::Provider, &config.name, rule),
-            queue: queue(config, metrics),
+            queue: queue(config, metrics, before.and_then(|before| before.queue.as_ref())),
             other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),
             config: config.clone(),
         })
@@ -356,13 +410,18 @@ impl KeyLedgers {
     }
 }
 
-fn queue(config: &config::Provider, metrics: &Arc<Metrics>) -> Option<Queue> {
+/// The line before a provider's concurrent places; one that is there already goes on.
+fn queue(config: &config::Provider, metrics: &Arc<Metrics>, before: Option<&Queue>) -> Option<Queue> {
     metrics.queue_size.with_label_values(&[&config.name]);
     metrics.queue_wait.with_label_values(&[&config.name]);
+    let options = queue_options(config)?;
+    let new = || Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics))));
+    Some(before.cloned().unwrap_or_else(new))
+}
+
+fn queue_options(config: &config::Provider) -> Option<QueueOptions> {
     let max_concurrent = usize::try_from(config.limits.max_concurrent?).unwrap_or(usize::MAX);
-    let options =
-        QueueOptions { provider: config.name.clone(), max_concurrent, size: config.queue.size, wait: config.queue.wait };
-    Some(Queue::new(options, Arc::new(observer::LimitsObserver(Arc::clone(metrics)))))
+    Some(QueueOptions { provider: config.name.clone(), max_concurrent, size: config.queue.size, wait: config.queue.wait })
 }
 
 /// The ledger of a rule, when it limits anything.
@@ -377,8 +436,8 @@ fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) ->
     (!rule.limits_nothing()).then(|| limits.ledger(rule))
 }
 
-fn prices(config: &Config) -> Result<Prices, ConfigError> {
-    let mut prices = Prices::builtin();
+fn prices(config: &Config, table: Prices) -> Result<Prices, ConfigError> {
+    let mut prices = table;
     for row in &config.prices {
         let at = |field: &str| format!("prices.\"{}/{}\".{field}", row.provider, row.model);
         let rate = |field: &str, text: &Option<String>| -> Result<Option<Rate>, ConfigError> {

@@ -5,6 +5,8 @@
 mod money;
 mod openmetrics;
 
+use std::time::SystemTime;
+
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
@@ -164,6 +166,12 @@ metrics! {
     telemetry_dropped: IntCounterVec = "choreoai_telemetry_dropped_total" ["signal"];
     /// Whether the last attempt to read the configuration succeeded: 1 yes, 0 no.
     config_last_reload_successful: IntGauge = "choreoai_config_last_reload_successful" [];
+    /// When the configuration that is in use was read, in seconds since 1970.
+    config_last_reload_success_timestamp: Gauge = "choreoai_config_last_reload_success_timestamp_seconds" [];
+    /// Times the configuration was read again while the gateway ran: result is success or failure.
+    config_reloads: IntCounterVec = "choreoai_config_reloads_total" ["result"];
+    /// Configurations in memory: one, and each earlier one under which a call still looks for its answer.
+    configs_in_use: IntGauge = "choreoai_configs_in_use" [];
     /// Time from the start of the process until it listened, in seconds.
     startup_duration: Gauge = "choreoai_startup_duration_seconds" [];
     /// The running version; always 1.
@@ -171,6 +179,13 @@ metrics! {
 }
 
 impl Metrics {
+    /// Notes that a configuration was taken in.
+    pub fn config_was_read(&self) {
+        self.config_last_reload_successful.set(1);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.config_last_reload_success_timestamp.set(now.as_secs_f64());
+    }
+
     /// Every series as OpenMetrics text (version 1.0.0).
     #[must_use]
     pub fn openmetrics(&self) -> String {

@@ -77,7 +77,7 @@ pub fn answer_here(
     respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
 ) -> Response {
     let mut call = open(house, arrival);
-    let caller = house.auth.identify(request.headers(), arrival.address);
+    let caller = house.admit_address(arrival.address).and_then(|()| house.auth.identify(request.headers(), arrival.address));
     if let Ok(Some(caller)) = &caller {
         call.caller(Arc::clone(&caller.metrics));
     }
@@ -103,12 +103,6 @@ pub fn reply_to_panic() -> Response {
     reply::plain(&Error::new(Kind::Internal, "the gateway failed; the failure is logged"))
 }
 
-/// A refusal of what was never a call.
-#[must_use]
-pub fn plain_refusal(error: &Error) -> Response {
-    reply::plain(error)
-}
-
 fn open(house: &House, arrival: &Arrival) -> Call {
     let Arrival { request_id, method, route, .. } = arrival.clone();
     let mut call = house.meter.call(Facts { request_id, method, endpoint: route });
@@ -124,6 +118,7 @@ async fn let_in(
     address: IpAddr,
     call: &mut Call,
 ) -> Result<Ask, Error> {
+    house.admit_address(address)?;
     let caller = house.auth.identify(request.headers(), address)?;
     if let Some(caller) = &caller {
         call.caller(Arc::clone(&caller.metrics));

@@ -50,7 +50,7 @@ const KINDS: [&str; 25] = [
 /// Every price the gateway knows.
 #[derive(Debug)]
 pub struct Prices {
-    catalogue: Catalogue,
+    catalogue: Arc<Catalogue>,
     /// By configured provider name, then by model.
     overrides: HashMap<String, HashMap<String, Arc<Price>>>,
 }
@@ -59,7 +59,13 @@ impl Prices {
     /// The built-in table, read once at start.
     #[must_use]
     pub fn builtin() -> Self {
-        Self { catalogue: Catalogue::builtin(), overrides: HashMap::new() }
+        Self { catalogue: Arc::new(Catalogue::builtin()), overrides: HashMap::new() }
+    }
+
+    /// The same table without anything that a configuration said.
+    #[must_use]
+    pub fn table(&self) -> Self {
+        Self { catalogue: Arc::clone(&self.catalogue), overrides: HashMap::new() }
     }
 
     /// Sets the price of a model at one configured provider; it wins over the table.

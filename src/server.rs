@@ -6,8 +6,6 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -44,40 +42,50 @@ const MAX_REQUEST_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Serves until `shutdown` is ready, then lets running calls finish within the grace. While they do,
-/// new calls are refused and `/ready` says so.
+/// Serves until `leave` is ready, then lets running calls finish within the grace, or until `hurry` is
+/// ready. While they do, new calls are refused and `/ready` says so.
 ///
 /// # Errors
 /// When the listener fails for good.
-pub async fn serve(listener: TcpListener, app: App, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    app: App,
+    leave: impl Future<Output = ()>,
+    hurry: impl Future<Output = ()>,
+) -> io::Result<()> {
     let (closing, closed) = watch::channel(false);
     let server = Server { routes: app::routes(&app), app: app.clone(), closed };
     let mut connections = JoinSet::new();
-    let mut shutdown = std::pin::pin!(shutdown);
+    let (mut leave, mut hurry) = (std::pin::pin!(leave), std::pin::pin!(hurry));
     loop {
         tokio::select! {
-            () = &mut shutdown => break,
+            () = &mut leave => break,
             () = server.accept(&listener, &mut connections) => {}
         }
     }
-    app.is_leaving.store(true, Ordering::Release);
-    let grace = app.house.config.server.shutdown_grace;
+    app.leave();
+    // The meter is the same in every house; the house itself is not held while its calls end.
+    let (meter, grace) = {
+        let house = app.house();
+        (house.meter.clone(), house.config.server.shutdown_grace)
+    };
     let until = Instant::now() + grace;
-    tracing::info!(target: "choreoai", running = app.house.meter.running(), "shutting down");
-    while app.house.meter.running() > 0 && Instant::now() < until {
+    tracing::info!(target: "choreoai", running = meter.running(), "shutting down");
+    while meter.running() > 0 && Instant::now() < until {
         tokio::select! {
+            () = &mut hurry => break,
             () = sleep(LOOK_EVERY) => {}
             () = server.accept(&listener, &mut connections) => {}
         }
     }
     drop(listener);
-    app.house.meter.stop();
+    meter.stop();
     let _ = closing.send(true);
     let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
     connections.shutdown().await;
     // What a client left behind is still being counted; its line belongs into the log.
     let settled = Instant::now() + LAST_WORDS;
-    while app.house.meter.running() > 0 && Instant::now() < settled {
+    while meter.running() > 0 && Instant::now() < settled {
         sleep(LOOK_EVERY).await;
     }
     Ok(())
@@ -114,13 +122,12 @@ impl Drop for Open {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: App, mut closed: watch::Receiver<bool>) {
-    let gauge = app.house.metrics.active_connections.clone();
+    let gauge = app.house().metrics.active_connections.clone();
     gauge.inc();
     let _open = Open(gauge);
     // Small events must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let service =
-        service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), Arc::clone(&app.house)));
+    let service = service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), app.clone()));
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
@@ -135,14 +142,9 @@ async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: Ap
     }
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    peer: IpAddr,
-    routes: Router,
-    house: Arc<crate::house::House>,
-) -> Result<Response, Infallible> {
+async fn answer(request: Request<Incoming>, peer: IpAddr, routes: Router, app: App) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
-    let address = client_address(request.headers(), peer, &house.config.server.trusted_proxies);
+    let address = client_address(request.headers(), peer, &app.house().config.server.trusted_proxies);
     let request_id = request_id(request.headers());
     let header = HeaderValue::from_str(&request_id);
     request.extensions_mut().insert(Origin { request_id, address });

@@ -6,20 +6,33 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// From the top down: a file may name what stands on a lower floor, never beside or above.
-const FLOORS: [&[&str]; 9] = [
+const FLOORS: [&[&str]; 8] = [
     &["main", "command"],
-    &["report", "server"],
+    &["reload", "report", "server"],
     &["app"],
-    &["flood"],
     &["pipeline"],
     &["status"],
     &["house"],
-    &["auth", "limits", "router", "upstream", "stream", "meter", "prices", "tokens", "cache", "guard", "demo", "telemetry"],
+    &[
+        "auth",
+        "flood",
+        "limits",
+        "router",
+        "upstream",
+        "stream",
+        "meter",
+        "prices",
+        "tokens",
+        "cache",
+        "guard",
+        "demo",
+        "telemetry",
+    ],
     &["config", "metrics", "error"],
 ];
 
 /// Arrows between rooms of one floor.
-const BESIDE: [(&str, &str); 2] = [("meter", "prices"), ("meter", "tokens")];
+const BESIDE: [(&str, &str); 3] = [("auth", "flood"), ("meter", "prices"), ("meter", "tokens")];
 
 /// What only these rooms may name: `(word, rooms)`.
 const OWNERS: [(&str, &[&str]); 5] = [

@@ -125,3 +125,35 @@ async fn a_thousand_leavers_leave_nothing_behind() {
     assert_eq!((queue.in_flight(), queue.waiting()), (0, 0));
     assert_eq!(most.0.load(Ordering::Relaxed), 8, "all places were used, and no more");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_line_can_be_made_longer_and_shorter_while_calls_run() {
+    let queue = queue(1, 10);
+    let first = queue.enter("a").await.unwrap();
+    let others: Vec<_> = (0..3)
+        .map(|_| {
+            let queue = queue.clone();
+            tokio::spawn(async move { queue.enter("a").await })
+        })
+        .collect();
+    settle().await;
+    assert_eq!((queue.in_flight(), queue.waiting()), (1, 3));
+    let options = |max_concurrent| QueueOptions { provider: "p".into(), max_concurrent, size: 10, wait: Duration::from_secs(10) };
+    queue.change(options(3));
+    settle().await;
+    assert_eq!((queue.in_flight(), queue.waiting()), (3, 1), "who waited is let in at once");
+    queue.change(options(1));
+    drop(first);
+    settle().await;
+    assert_eq!((queue.in_flight(), queue.waiting()), (2, 1), "nobody is let in while more run than may");
+    let mut places = Vec::new();
+    for other in others {
+        if other.is_finished() {
+            places.push(other.await.unwrap().unwrap());
+        }
+    }
+    assert_eq!(places.len(), 2);
+    drop(places);
+    settle().await;
+    assert_eq!((queue.in_flight(), queue.waiting()), (0, 0), "the last one was let in; nobody holds its place");
+}

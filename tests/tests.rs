@@ -44,6 +44,8 @@ mod queries;
 #[cfg(test)]
 mod recordings;
 #[cfg(test)]
+mod reload;
+#[cfg(test)]
 mod sdks;
 #[cfg(test)]
 mod secrets;

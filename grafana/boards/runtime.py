@@ -20,6 +20,12 @@ def process():
              f"max(choreoai_startup_duration_seconds{{{S}}})", 4),
         states("Configuration", "Whether the last configuration read was accepted.",
                [(f"min by (instance) (choreoai_config_last_reload_successful{{{S}}})", "{{instance}}")], RELOAD, 8),
+        stat("Configuration age", "Since the configuration in use was read; the instance that lags most.", "s",
+             f"max(time() - choreoai_config_last_reload_success_timestamp_seconds{{{S}}})", 8),
+        lines("Reloads", "Times the configuration was read again, by what came of it.", "ops",
+              [(rate("choreoai_config_reloads_total", S, "result"), "{{result}}")], 8),
+        lines("Configurations in memory", "One, and for a while the ones before. A number that stays up is a leak.", "short",
+              [(f"choreoai_configs_in_use{{{S}}}", "{{instance}}")], 8),
     ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ pub enum Endpoint {
 }
 
 /// The configured account a call goes to, as far as adapters need it. No secrets.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {
     /// Cloud region (`us-east-1`, `europe-west4`), where the wire has one.
     pub region: Option<String>,

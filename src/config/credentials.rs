@@ -10,7 +10,7 @@ use super::checking::{Environment, set};
 use super::{ConfigError, Secret, file};
 
 /// What opens a provider.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credentials {
     /// Nothing is sent.
     None,
@@ -26,7 +26,7 @@ pub enum Credentials {
 
 /// The places where AWS keys may be, in the order of AWS's own libraries,
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/standardized-credentials.html>.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aws {
     /// The region that requests are signed for: `region`, `AWS_REGION` or `AWS_DEFAULT_REGION`.
     pub region: String,
@@ -48,7 +48,7 @@ pub struct Aws {
 }
 
 /// An AWS access key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsKeys {
     /// The access key's id.
     pub id: Secret,
@@ -59,7 +59,7 @@ pub struct AwsKeys {
 }
 
 /// A profile in `~/.aws/credentials` and `~/.aws/config`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsProfile {
     /// `credentials` of the provider, `AWS_PROFILE`, or `default`.
     pub name: String,
@@ -74,7 +74,7 @@ pub struct AwsProfile {
 }
 
 /// A token that STS takes for the keys of a role.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsWebIdentity {
     /// `AWS_ROLE_ARN`
     pub role_arn: String,
@@ -85,7 +85,7 @@ pub struct AwsWebIdentity {
 }
 
 /// The service that hands keys to a container.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AwsContainer {
     /// `AWS_CONTAINER_CREDENTIALS_RELATIVE_URI` at its usual address, or `AWS_CONTAINER_CREDENTIALS_FULL_URI`.
     pub url: String,
@@ -97,7 +97,7 @@ pub struct AwsContainer {
 
 /// Where a Google access token comes from,
 /// <https://cloud.google.com/docs/authentication/application-default-credentials>.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Google {
     /// `credentials` of the provider, or `GOOGLE_APPLICATION_CREDENTIALS`: it must exist.
     pub named_file: Option<PathBuf>,
@@ -109,7 +109,7 @@ pub struct Google {
 }
 
 /// An application that is known to Microsoft Entra ID.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entra {
     /// `AZURE_TENANT_ID`
     pub tenant: String,

@@ -137,6 +137,9 @@ impl House {
             metrics.stream_aborts.with_label_values(&[side]);
         }
         metrics.telemetry_dropped.with_label_values(&["logs"]);
+        for result in ["success", "failure"] {
+            metrics.config_reloads.with_label_values(&[result]);
+        }
         let request = |model: &str, endpoint: &str, status: &str, method: &str| {
             metrics.requests.with_label_values(&["", model, endpoint, status, method]);
             metrics.request_duration.with_label_values(&["", endpoint, method]);
@@ -162,6 +165,8 @@ impl House {
         }
         for (endpoint, label) in
             [(OTHER, "not_found"), (PAGES[0], "unauthorized"), (PAGES[1], "unauthorized"), (PAGES[1], "not_found")]
+                .into_iter()
+                .chain([(PAGES[0], "rate_limited"), (PAGES[1], "rate_limited")])
         {
             metrics.errors.with_label_values(&["", label, endpoint]);
         }

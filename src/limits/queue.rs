@@ -55,13 +55,12 @@ pub struct Queue {
 }
 
 struct House {
-    options: QueueOptions,
     line: Mutex<Line>,
     observer: Arc<dyn Observer>,
 }
 
-#[derive(Default)]
 struct Line {
+    options: QueueOptions,
     running: usize,
     waiting: usize,
     next_ticket: u64,
@@ -78,7 +77,7 @@ struct Waiter {
 
 impl std::fmt::Debug for Queue {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_tuple("Queue").field(&self.house.options).finish()
+        formatter.debug_tuple("Queue").field(&self.house.lock().options).finish()
     }
 }
 
@@ -86,7 +85,22 @@ impl Queue {
     /// An empty queue.
     #[must_use]
     pub fn new(options: QueueOptions, observer: Arc<dyn Observer>) -> Self {
-        Self { house: Arc::new(House { options, line: Mutex::default(), observer }) }
+        let line = Line {
+            options,
+            running: 0,
+            waiting: 0,
+            next_ticket: 0,
+            by_key: HashMap::new(),
+            turns: VecDeque::new(),
+            seconds_per_call: 0.0,
+        };
+        Self { house: Arc::new(House { line: Mutex::new(line), observer }) }
+    }
+
+    /// From now on the line is as long as this. Who runs goes on, who waits stays in line.
+    pub fn change(&self, options: QueueOptions) {
+        self.house.lock().options = options;
+        self.house.let_in();
     }
 
     /// Waits for a place to run. Whoever stops waiting (by dropping this future) has left the line at once.
@@ -99,15 +113,15 @@ impl Queue {
             Joined::Refused(refused) => return Err(refused),
             Joined::Waiting(waiting, place) => (waiting, place),
         };
-        match tokio::time::timeout(self.house.options.wait, place).await {
+        match tokio::time::timeout(waiting.longest, place).await {
             Ok(Ok(slot)) => {
                 waiting.served = true;
-                self.house.observer.queue_waited(&self.house.options.provider, waiting.since.elapsed());
+                self.house.observer.queue_waited(&self.house.lock().options.provider, waiting.since.elapsed());
                 Ok(slot)
             }
             Ok(Err(_)) | Err(_) => {
                 drop(waiting);
-                Err(QueueRefused { reason: QueueReason::TooLong, retry_after: self.house.lock().estimate(&self.house.options) })
+                Err(QueueRefused { reason: QueueReason::TooLong, retry_after: self.house.lock().estimate() })
             }
         }
     }
@@ -138,40 +152,54 @@ impl House {
 
     fn join(self: &Arc<Self>, key: &str) -> Joined {
         let mut line = self.lock();
-        let joined = if line.running < self.options.max_concurrent && line.waiting == 0 {
+        let joined = if line.running < line.options.max_concurrent && line.waiting == 0 {
             line.running += 1;
             Joined::Running(Slot::of(self))
-        } else if line.waiting >= self.options.size {
-            return Joined::Refused(QueueRefused { reason: QueueReason::Full, retry_after: line.estimate(&self.options) });
+        } else if line.waiting >= line.options.size {
+            return Joined::Refused(QueueRefused { reason: QueueReason::Full, retry_after: line.estimate() });
         } else {
             let (place, receiver) = oneshot::channel();
             let (key, ticket) = line.push(key, place);
-            let waiting = Waiting { house: self.clone(), key, ticket, served: false, since: Instant::now() };
+            let (longest, since) = (line.options.wait, Instant::now());
+            let waiting = Waiting { house: self.clone(), key, ticket, served: false, since, longest };
             Joined::Waiting(waiting, receiver)
         };
         self.report(&line);
         joined
     }
 
-    /// Hands a place that came free to the next in line; one whose call has just left is passed over.
-    fn hand_on(self: &Arc<Self>) {
+    /// Takes back the place of a call that ended, and lets in whoever now has room.
+    fn give_back(self: &Arc<Self>) {
+        let mut line = self.lock();
+        line.running = line.running.saturating_sub(1);
+        self.report(&line);
+        drop(line);
+        self.let_in();
+    }
+
+    /// Lets the next ones in line in while there is room; one whose call has just left is passed over.
+    fn let_in(self: &Arc<Self>) {
         loop {
             let mut line = self.lock();
-            let Some(waiter) = line.pop() else {
-                line.running = line.running.saturating_sub(1);
-                return self.report(&line);
-            };
+            if line.running >= line.options.max_concurrent {
+                return;
+            }
+            let Some(waiter) = line.pop() else { return };
+            line.running += 1;
             self.report(&line);
             drop(line);
-            // Outside the lock: a place that nobody takes is given back by dropping it, which locks again.
-            let Err(mut unwanted) = waiter.place.send(Slot::of(self)) else { return };
+            // Outside the lock: a place that nobody takes is given back by hand, not by dropping it, which would lock again.
+            let Err(mut unwanted) = waiter.place.send(Slot::of(self)) else { continue };
             unwanted.house = None;
+            let mut line = self.lock();
+            line.running = line.running.saturating_sub(1);
+            self.report(&line);
         }
     }
 
     /// Under the lock, so that the last word the observer hears is the latest.
     fn report(&self, line: &Line) {
-        self.observer.queue(&self.options.provider, line.waiting, line.running);
+        self.observer.queue(&line.options.provider, line.waiting, line.running);
     }
 }
 
@@ -218,8 +246,8 @@ impl Line {
     }
 
     /// When the calls in line now should all have run.
-    fn estimate(&self, options: &QueueOptions) -> Duration {
-        let rounds = (self.waiting + 1) as f64 / options.max_concurrent.max(1) as f64;
+    fn estimate(&self) -> Duration {
+        let rounds = (self.waiting + 1) as f64 / self.options.max_concurrent.max(1) as f64;
         let (shortest, longest) = RETRY_BOUNDS;
         let seconds = (rounds * self.seconds_per_call).clamp(shortest.as_secs_f64(), longest.as_secs_f64());
         Duration::from_secs_f64(seconds)
@@ -233,6 +261,8 @@ struct Waiting {
     ticket: u64,
     served: bool,
     since: Instant,
+    /// How long it may wait.
+    longest: Duration,
 }
 
 impl Drop for Waiting {
@@ -267,6 +297,6 @@ impl Drop for Slot {
             let mut line = house.lock();
             line.seconds_per_call += LEARNING * (took - line.seconds_per_call);
         }
-        house.hand_on();
+        house.give_back();
     }
 }

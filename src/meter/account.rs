@@ -38,7 +38,13 @@ pub struct Account {
     pub model: String,
     pub(super) metrics: TargetMetrics,
     price: Option<Arc<Price>>,
-    learned: Calibration,
+    learned: Arc<Learned>,
+}
+
+/// What a target's attempts taught; it outlives a change of the price.
+#[derive(Debug)]
+struct Learned {
+    estimates: Calibration,
     /// Bills that will be learned from once the vocabulary is there.
     unread: Mutex<Vec<Bill>>,
     settled: AtomicU64,
@@ -54,11 +60,31 @@ impl Account {
             model: model.to_owned(),
             metrics: TargetMetrics::new(metrics, provider, model),
             price,
-            learned: Calibration::default(),
-            unread: Mutex::default(),
-            settled: AtomicU64::new(0),
-            typical_output: AtomicU64::new(FIRST_GUESS_OUTPUT),
+            learned: Arc::new(Learned {
+                estimates: Calibration::default(),
+                unread: Mutex::default(),
+                settled: AtomicU64::new(0),
+                typical_output: AtomicU64::new(FIRST_GUESS_OUTPUT),
+            }),
         }
+    }
+
+    /// The same account at another price: what was learned goes on being learned in both.
+    #[must_use]
+    pub fn at_price_of(&self, other: &Self) -> Self {
+        Self {
+            provider: self.provider.clone(),
+            model: self.model.clone(),
+            metrics: self.metrics.clone(),
+            price: other.price.clone(),
+            learned: Arc::clone(&self.learned),
+        }
+    }
+
+    /// Whether this account has the price of `other`.
+    #[must_use]
+    pub fn has_price_of(&self, other: &Self) -> bool {
+        self.price == other.price
     }
 
     /// Whether this model has a price.
@@ -70,8 +96,8 @@ impl Account {
     /// What a call will probably use, for its reservation: cheap, from sizes alone.
     #[must_use]
     pub fn reservation(&self, request: &ChatRequest) -> u64 {
-        let input = self.learned.cheap.correct(guess(request));
-        let output = request.max_tokens.unwrap_or_else(|| self.typical_output.load(Ordering::Relaxed));
+        let input = self.learned.estimates.cheap.correct(guess(request));
+        let output = request.max_tokens.unwrap_or_else(|| self.learned.typical_output.load(Ordering::Relaxed));
         input.saturating_add(output.saturating_mul(request.choices))
     }
 
@@ -79,7 +105,7 @@ impl Account {
     pub(super) fn estimate_input(&self, request: &ChatRequest) -> u64 {
         holding_nobody_up(|| {
             self.catch_up();
-            self.learned.input.correct(tokens::input(request.raw()))
+            self.learned.estimates.input.correct(tokens::input(request.raw()))
         })
     }
 
@@ -87,16 +113,16 @@ impl Account {
     pub(super) fn estimate_output(&self, sample: &tokens::Sample) -> u64 {
         holding_nobody_up(|| {
             self.catch_up();
-            self.learned.output.correct(sample.estimate())
+            self.learned.estimates.output.correct(sample.estimate())
         })
     }
 
     /// Learns from an attempt whose usage the provider told.
     pub(super) fn learn(&self, request: &Arc<ChatRequest>, sample: &tokens::Sample, usage: &Usage) {
-        self.learned.cheap.observe(guess(request), usage.input);
-        let typical = self.typical_output.load(Ordering::Relaxed);
-        self.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);
-        let nth = self.settled.fetch_add(1, Ordering::Relaxed);
+        self.learned.estimates.cheap.observe(guess(request), usage.input);
+        let typical = self.learned.typical_output.load(Ordering::Relaxed);
+        self.learned.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);
+        let nth = self.learned.settled.fetch_add(1, Ordering::Relaxed);
         let is_due = nth.is_multiple_of(CHECKED_EVERY) && tokens::is_loaded();
         let is_checked = nth < CHECKED_AT_FIRST || is_due;
         if is_checked && request.raw().len() <= MAX_CHECKED_BYTES {
@@ -104,23 +130,23 @@ impl Account {
             if tokens::is_loaded() {
                 self.read(&bill);
             } else {
-                self.unread.lock().unwrap_or_else(PoisonError::into_inner).push(bill);
+                self.learned.unread.lock().unwrap_or_else(PoisonError::into_inner).push(bill);
             }
         }
     }
 
     fn read(&self, bill: &Bill) {
-        self.learned.input.observe(tokens::input(bill.request.raw()), bill.usage.input);
+        self.learned.estimates.input.observe(tokens::input(bill.request.raw()), bill.usage.input);
         // Reasoning that was not shown would teach that a little text is many tokens.
         if bill.sample.bytes() > 0 && bill.usage.reasoning == 0 {
-            self.learned.output.observe(bill.sample.estimate(), bill.usage.output);
+            self.learned.estimates.output.observe(bill.sample.estimate(), bill.usage.output);
         }
     }
 
     /// Learns from what was put aside. The vocabulary takes much memory and a while to load, so it is
     /// loaded when the first bill is missing, and not before.
     fn catch_up(&self) {
-        let unread = std::mem::take(&mut *self.unread.lock().unwrap_or_else(PoisonError::into_inner));
+        let unread = std::mem::take(&mut *self.learned.unread.lock().unwrap_or_else(PoisonError::into_inner));
         unread.iter().for_each(|bill| self.read(bill));
     }
 

@@ -26,6 +26,8 @@ pub struct Gateway {
     pub address: SocketAddr,
     /// From the start of the process until `/ready` said yes.
     pub started_in: Duration,
+    /// Its configuration file.
+    pub file: PathBuf,
     child: Child,
     output: Arc<Mutex<Vec<String>>>,
     ended: bool,
@@ -35,12 +37,19 @@ pub struct Gateway {
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
     toml: String,
+    /// A file that is there already, instead of `toml`.
+    file: Option<PathBuf>,
     environment: Vec<(String, String)>,
 }
 
 impl Setup {
     pub fn new(toml: impl Into<String>) -> Self {
-        Self { toml: toml.into(), environment: Vec::new() }
+        Self { toml: toml.into(), ..Self::default() }
+    }
+
+    /// A gateway that reads this file.
+    pub fn file(path: impl Into<PathBuf>) -> Self {
+        Self { file: Some(path.into()), ..Self::default() }
     }
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -50,18 +59,24 @@ impl Setup {
 
     /// The command, its configuration written to a file.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_and_file(arguments).0
+    }
+
+    fn command_and_file(&self, arguments: &[&str]) -> (Command, PathBuf) {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("gateway-{}-{}.toml", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
-        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let path = self.file.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
         let mut command = Command::new(env!("CARGO_BIN_EXE_choreoai"));
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !self.toml.is_empty() {
             std::fs::write(&path, &self.toml).unwrap();
+        }
+        if !self.toml.is_empty() || self.file.is_some() {
             command.arg("--config").arg(&path);
         }
         command.env("RUST_LOG", "info").env("CHOREOAI_LOG_FORMAT", "json");
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command
+        (command, path)
     }
 
     /// Starts it and waits until it is ready.
@@ -77,11 +92,12 @@ impl Setup {
     async fn try_start(&self) -> Option<Gateway> {
         let address = free_address();
         let began = Instant::now();
-        let mut child = self.command(&[]).env("CHOREOAI_LISTEN", address.to_string()).spawn().unwrap();
+        let (mut command, file) = self.command_and_file(&[]);
+        let mut child = command.env("CHOREOAI_LISTEN", address.to_string()).spawn().unwrap();
         let output = Arc::new(Mutex::new(Vec::new()));
         collect(child.stdout.take().unwrap(), output.clone());
         collect(child.stderr.take().unwrap(), output.clone());
-        let mut gateway = Gateway { address, started_in: Duration::ZERO, child, output, ended: false };
+        let mut gateway = Gateway { address, started_in: Duration::ZERO, file, child, output, ended: false };
         while began.elapsed() < PATIENCE {
             if gateway.get("/ready").is_some_and(|(status, _)| status == 200) {
                 gateway.started_in = began.elapsed();
@@ -197,8 +213,23 @@ impl Gateway {
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success(), "could not signal the gateway");
+    }
+
+    /// Writes this configuration into its file, sends SIGHUP, and waits until it was read: whether it was taken in.
+    pub async fn reload(&self, toml: &str) -> bool {
+        std::fs::write(&self.file, toml).unwrap();
+        let reloads = |scrape: &Scrape, result| scrape.count("choreoai_config_reloads_total", &[("result", result)]);
+        let before = self.scrape();
+        self.signal("-HUP");
+        let seen = |scrape: &Scrape| ["success", "failure"].map(|result| reloads(scrape, result) - reloads(&before, result));
+        let after = self.until("the reload", |scrape| seen(scrape) != [0, 0]).await;
+        seen(&after) == [1, 0]
     }
 
     /// Sends SIGTERM and waits for the end.
