@@ -19,7 +19,7 @@ use catalogue::Catalogue;
 
 /// Kinds in the order in which a bare model name is looked for: those who make models before those
 /// who sell other makers' models.
-const KINDS: [&str; 25] = [
+const KINDS: [&str; 24] = [
     "openai",
     "anthropic",
     "gemini",
@@ -42,7 +42,6 @@ const KINDS: [&str; 25] = [
     "deepinfra",
     "hyperbolic",
     "vertex",
-    "vertex-anthropic",
     "bedrock",
     "azure",
 ];

@@ -31,7 +31,6 @@ fn the_table_is_what_its_script_makes_of_the_facts() {
             "cohere_chat" => "cohere",
             "fireworks_ai" => "fireworks",
             "together_ai" => "together",
-            "vertex_ai-anthropic_models" => "vertex-anthropic",
             vertex if vertex.starts_with("vertex_ai") => "vertex",
             other => other,
         };

@@ -45,6 +45,7 @@ mod queries;
 mod recordings;
 #[cfg(test)]
 mod reload;
+mod recordings_sdk;
 #[cfg(test)]
 mod sdks;
 #[cfg(test)]

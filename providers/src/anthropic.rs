@@ -10,7 +10,6 @@ pub(crate) mod model;
 pub(crate) mod request;
 pub(crate) mod thinking;
 mod usage;
-mod vertex;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -23,7 +22,6 @@ use crate::frames::Framing;
 use answer::MessageStream;
 pub use invoke::ClaudeOnBedrock;
 use request::Host;
-pub use vertex::ClaudeOnVertex;
 
 /// The version of the API that is spoken, unless the account names another.
 const VERSION: &str = "2023-06-01";
@@ -89,7 +87,7 @@ fn headers(account: &Account, betas: &[String]) -> Result<Vec<(HeaderName, Heade
 }
 
 /// The betas as a header, if there are any. Their names are checked.
-fn beta_header(betas: &[String]) -> Option<(HeaderName, HeaderValue)> {
+pub(crate) fn beta_header(betas: &[String]) -> Option<(HeaderName, HeaderValue)> {
     let value = HeaderValue::from_str(&betas.join(",")).ok().filter(|value| !value.is_empty())?;
     Some((HeaderName::from_static("anthropic-beta"), value))
 }

@@ -59,16 +59,19 @@ const MISTRAL_DROPS: &[&str] = &[
     "verbosity",
 ];
 
+/// Mistral, whose models are served by others in its words too.
+pub(crate) const MISTRAL: Row = Row {
+    kind: "mistral",
+    renames: &[("seed", "random_seed"), ("max_completion_tokens", "max_tokens")],
+    drops: MISTRAL_DROPS,
+    asks_usage: false,
+    ..hosted("https://api.mistral.ai/v1", "MISTRAL_API_KEY")
+};
+
 /// Every provider that speaks OpenAI's wire. A new one is one more row.
 pub(crate) static ROWS: [Row; 31] = [
     Row { kind: "openai", ending: Ending::Marked, ..hosted("https://api.openai.com/v1", "OPENAI_API_KEY") },
-    Row {
-        kind: "mistral",
-        renames: &[("seed", "random_seed"), ("max_completion_tokens", "max_tokens")],
-        drops: MISTRAL_DROPS,
-        asks_usage: false,
-        ..hosted("https://api.mistral.ai/v1", "MISTRAL_API_KEY")
-    },
+    MISTRAL,
     Row { kind: "groq", has_embeddings: false, ..hosted("https://api.groq.com/openai/v1", "GROQ_API_KEY") },
     Row {
         kind: "deepseek",

@@ -79,9 +79,8 @@ pub trait Provider: Send + Sync + 'static {
 }
 
 /// Every foreign wire, one word each. Providers that speak OpenAI's wire are rows of `compatible`.
-static FOREIGN: [&dyn Provider; 9] = [
+static FOREIGN: [&dyn Provider; 8] = [
     &anthropic::Anthropic,
-    &anthropic::ClaudeOnVertex,
     &anthropic::ClaudeOnBedrock,
     &azure::Azure,
     &bedrock::Bedrock,

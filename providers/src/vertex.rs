@@ -1,32 +1,66 @@
-//! Gemini on Google Cloud's Vertex AI: the same bodies as AI Studio under addresses with a project
-//! and a location, and embeddings by `predict`.
+//! Google Cloud's Vertex AI: addresses with a project and a location, and behind them models of many
+//! makers, each asked in its maker's words: Gemini's, Claude's, Mistral's, and OpenAI's for all others.
 //! Reference: <https://cloud.google.com/vertex-ai/generative-ai/docs/reference/rest>.
-//! It must not know where an access token comes from.
+//! It must not know where an access token comes from, nor any of those wires.
+
+mod predict;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
-use serde::Deserialize;
-use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::Provider;
+use crate::anthropic::{self, answer::MessageStream, request::Host};
 use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
-use crate::embeddings::{Embeddings, Writer};
+use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::gemini::{bare_name, error, reply, request};
-use crate::segment;
-use crate::unsaid::Unsaid;
-use crate::usage::Usage;
+use crate::segment::{self, is_host_label};
 
-/// The version of the API, unless the account names one; the one Google's own SDK uses.
-const API_VERSION: &str = "v1beta1";
+/// The versions of the API, unless the account names one; those that the makers' own SDKs use.
+const GOOGLE_VERSION: &str = "v1beta1";
+const PARTNER_VERSION: &str = "v1";
 
 /// The location that needs no region.
 const EVERYWHERE: &str = "global";
 
+/// What the names of Mistral's models begin with.
+const MISTRAL_NAMES: [&str; 4] = ["mistral-", "ministral-", "codestral", "magistral-"];
+
 /// Vertex AI.
 pub(crate) struct Vertex;
+
+/// A model by the words it is asked in.
+#[derive(Debug)]
+enum Model<'a> {
+    /// Google's own, or an endpoint somebody deployed (`endpoints/123`).
+    Gemini(&'a str),
+    /// Anthropic's.
+    Claude(&'a str),
+    /// Mistral's.
+    Mistral(&'a str),
+    /// Any other maker's, by whose name it is called (`meta/llama-…`).
+    Other(String),
+}
+
+impl<'a> Model<'a> {
+    /// The model of this name: alone, after its publisher, or as the resource that Google's lists write.
+    fn named(name: &'a str) -> Self {
+        let name = bare_name(name);
+        let resource = name.strip_prefix("publishers/").and_then(|rest| rest.split_once("/models/"));
+        match resource.or_else(|| name.split_once('/')) {
+            Some(("endpoints", _)) => Self::Gemini(name),
+            Some(("google", name)) => Self::Gemini(name),
+            Some(("anthropic", name)) => Self::Claude(name),
+            Some(("mistralai", name)) => Self::Mistral(name),
+            Some((publisher, name)) => Self::Other(format!("{publisher}/{name}")),
+            None if name.starts_with("claude-") => Self::Claude(name),
+            None if MISTRAL_NAMES.iter().any(|start| name.starts_with(start)) => Self::Mistral(name),
+            None => Self::Gemini(name),
+        }
+    }
+}
 
 impl Provider for Vertex {
     fn kind(&self) -> &'static str {
@@ -34,10 +68,10 @@ impl Provider for Vertex {
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
-        Some(match account.region.as_deref() {
-            None | Some(EVERYWHERE) => "https://aiplatform.googleapis.com".to_owned(),
-            Some(region) => format!("https://{region}-aiplatform.googleapis.com"),
-        })
+        match account.region.as_deref() {
+            None | Some(EVERYWHERE) => Some("https://aiplatform.googleapis.com".to_owned()),
+            Some(region) => is_host_label(region).then(|| format!("https://{region}-aiplatform.googleapis.com")),
+        }
     }
 
     fn auth(&self) -> Auth {
@@ -53,39 +87,55 @@ impl Provider for Vertex {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
-        let model = resource(call)?;
-        let (action, (body, dropped)) = match call.endpoint {
-            Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),
-            Endpoint::Embeddings => ("predict", predict(call, self.kind())?),
-        };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: format!("{model}:{action}"),
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            framing: Framing::Sse,
-            dropped,
-        })
-    }
-
-    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
-        match call.endpoint {
-            Endpoint::Chat => reply::answer(call, &body),
-            Endpoint::Embeddings => predicted(call, &body),
+        match (Model::named(call.model), call.endpoint) {
+            (Model::Gemini(name), Endpoint::Chat) => {
+                let (body, dropped) = request::body(call, self.kind())?;
+                Ok(post(gemini_path(call, name, request::action(call))?, Bytes::from(body.to_string()), dropped))
+            }
+            (Model::Gemini(name), Endpoint::Embeddings) => {
+                let (body, dropped) = predict::request(call, self.kind())?;
+                Ok(post(gemini_path(call, name, "predict")?, Bytes::from(body.to_string()), dropped))
+            }
+            (Model::Claude(name), Endpoint::Chat) => claude(call, name),
+            (Model::Mistral(name), Endpoint::Chat) => mistral(call, name),
+            (Model::Other(name), Endpoint::Chat) => other(call, &name),
+            (_, Endpoint::Embeddings) => {
+                Err(Refusal::field("model", "model_not_found", format!("`{}` makes no embeddings on Vertex AI", call.model)))
+            }
         }
     }
 
+    fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        match (Model::named(call.model), call.endpoint) {
+            (Model::Gemini(_), Endpoint::Chat) => reply::answer(call, &body),
+            (_, Endpoint::Embeddings) => predict::answer(call, &body),
+            (Model::Claude(_), _) => anthropic::answer::whole(call, &body),
+            (Model::Mistral(_) | Model::Other(_), _) => compatible::USUAL.answer(call, headers, body),
+        }
+    }
+
+    /// Google's own error, or what the model's maker said behind it.
     fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
-        error::read(status, headers, body)
+        let is_message =
+            serde_json::from_slice::<Value>(body).is_ok_and(|body| body.get("type").is_some_and(|kind| kind == "error"));
+        if is_message { anthropic::error::read(status, headers, body) } else { error::read(status, headers, body) }
     }
 
     fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
-        Box::new(reply::Translator::new(call))
+        match Model::named(call.model) {
+            Model::Gemini(_) => Box::new(reply::Translator::new(call)),
+            Model::Claude(_) => Box::new(MessageStream::new(call)),
+            Model::Mistral(_) | Model::Other(_) => compatible::USUAL.stream(call),
+        }
     }
 }
 
-/// The model's address: one of Google's, or a deployed endpoint (`endpoints/123`).
-fn resource(call: &Call<'_>) -> Result<String, Refusal> {
+fn post(path: String, body: Bytes, dropped: Vec<&'static str>) -> UpstreamRequest {
+    UpstreamRequest { method: Method::POST, path, headers: Vec::new(), body, framing: Framing::Sse, dropped }
+}
+
+/// The project and location under which everything stands.
+fn place(call: &Call<'_>, version: &str) -> Result<String, Refusal> {
     let account = call.account;
     let Some(project) = account.project.as_deref() else {
         return Err(Refusal {
@@ -94,67 +144,44 @@ fn resource(call: &Call<'_>) -> Result<String, Refusal> {
             code: "provider_misconfigured",
         });
     };
-    let version = account.api_version.as_deref().unwrap_or(API_VERSION);
+    let version = segment::percent_encoded(account.api_version.as_deref().unwrap_or(version));
     let location = segment::percent_encoded(account.region.as_deref().unwrap_or(EVERYWHERE));
-    let place = format!("/{version}/projects/{}/locations/{location}", segment::percent_encoded(project));
-    let name = bare_name(call.model);
+    Ok(format!("/{version}/projects/{}/locations/{location}", segment::percent_encoded(project)))
+}
+
+fn gemini_path(call: &Call<'_>, name: &str, action: &str) -> Result<String, Refusal> {
+    let place = place(call, GOOGLE_VERSION)?;
     match name.strip_prefix("endpoints/") {
-        Some(endpoint) => Ok(format!("{place}/endpoints/{}", segment::of_model(endpoint)?)),
-        None => {
-            let model = segment::of_model(name.strip_prefix("google/").unwrap_or(name))?;
-            Ok(format!("{place}/publishers/google/models/{model}"))
-        }
+        Some(endpoint) => Ok(format!("{place}/endpoints/{}:{action}", segment::of_model(endpoint)?)),
+        None => Ok(format!("{place}/publishers/google/models/{}:{action}", segment::of_model(name)?)),
     }
 }
 
-fn predict(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&'static str>), Refusal> {
-    let request = Embeddings::parse(call)?;
-    let mut unsaid = Unsaid::new(kind, call.account.unsupported);
-    let instance = |text: &str| {
-        let mut instance = json!({"content": text});
-        if let Some(task) = request.other.get("task_type") {
-            instance["task_type"] = task.clone();
-        }
-        instance
-    };
-    let instances: Vec<Value> = request.texts(kind)?.into_iter().map(instance).collect();
-    let mut body = json!({"instances": instances});
-    if let Some(dimensions) = request.dimensions {
-        body["parameters"] = json!({"outputDimensionality": dimensions});
-    }
-    request.leave_out(&mut unsaid, &["dimensions", "task_type"])?;
-    Ok((body, unsaid.dropped()))
+/// A partner's model, whose own body goes through as it is.
+fn raw_path(call: &Call<'_>, publisher: &str, name: &str) -> Result<String, Refusal> {
+    let verb = if call.request.stream { "streamRawPredict" } else { "rawPredict" };
+    let place = place(call, PARTNER_VERSION)?;
+    Ok(format!("{place}/publishers/{publisher}/models/{}:{verb}", segment::of_model(name)?))
 }
 
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Predicted {
-    predictions: Vec<Prediction>,
+/// <https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude>
+fn claude(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
+    let said = anthropic::request::say(&Call { model: name, ..*call }, Host::Vertex)?;
+    let body = Bytes::from(Value::Object(said.body).to_string());
+    let headers = anthropic::beta_header(&said.betas).into_iter().collect();
+    Ok(UpstreamRequest { headers, ..post(raw_path(call, "anthropic", name)?, body, said.dropped) })
 }
 
-#[derive(Debug, Deserialize)]
-struct Prediction {
-    embeddings: Embedding,
+/// <https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/mistral>. The version that may
+/// stand in the address (`@001`) is no part of the name.
+fn mistral(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
+    let plain = name.split('@').next().unwrap_or(name);
+    let said = compatible::MISTRAL.request(&Call { model: plain, ..*call })?;
+    Ok(UpstreamRequest { path: raw_path(call, "mistralai", name)?, ..said })
 }
 
-#[derive(Debug, Deserialize)]
-struct Embedding {
-    values: Box<RawValue>,
-    #[serde(default)]
-    statistics: Statistics,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Statistics {
-    /// A whole number, though some versions write it as `10.0`.
-    token_count: Option<f64>,
-}
-
-fn predicted(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let predicted: Predicted = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
-    let counts = predicted.predictions.iter().map(|one| one.embeddings.statistics.token_count.map(|count| count as u64));
-    let counted: Option<u64> = counts.sum();
-    let vectors: Vec<Box<RawValue>> = predicted.predictions.into_iter().map(|one| one.embeddings.values).collect();
-    Writer::new(call).answer(&vectors, counted.map(|input| Usage { input, ..Usage::default() }))
+/// <https://cloud.google.com/vertex-ai/generative-ai/docs/maas/call-open-model-apis>
+fn other(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
+    let said = compatible::USUAL.request(&Call { model: name, ..*call })?;
+    Ok(UpstreamRequest { path: format!("{}/endpoints/openapi{}", place(call, PARTNER_VERSION)?, said.path), ..said })
 }

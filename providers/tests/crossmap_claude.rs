@@ -10,12 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::{heard, play};
 
 /// Folder of the wire and our kind for it.
-const WIRES: [(&str, &str); 4] = [
-    ("anthropic", "anthropic"),
-    ("bedrock", "bedrock"),
-    ("bedrock-anthropic", "bedrock-anthropic"),
-    ("vertex-anthropic", "vertex-anthropic"),
-];
+const WIRES: [(&str, &str); 4] =
+    [("anthropic", "anthropic"), ("bedrock", "bedrock"), ("bedrock-anthropic", "bedrock-anthropic"), ("vertex", "vertex")];
 
 /// Why a field differs: wire (or `*`), case (or `*`), field, reason.
 const REASONS: [(&str, &str, &str, &str); 17] = [

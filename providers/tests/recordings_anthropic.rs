@@ -18,7 +18,7 @@ const REASONS: [(&str, &str); 3] = [
 #[test]
 fn recorded_answers_are_heard_as_they_were_given() {
     let Some(folder) = heard::folder() else { return };
-    for (place, kind) in [("anthropic", "anthropic"), ("_response_only/anthropic", "anthropic"), ("vertex", "vertex-anthropic")] {
+    for (place, kind) in [("anthropic", "anthropic"), ("_response_only/anthropic", "anthropic"), ("vertex", "vertex")] {
         let provider = providers::provider(kind).unwrap();
         let mut tally = Tally::default();
         for recording in heard::recordings(&folder, place) {

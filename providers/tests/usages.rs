@@ -94,9 +94,14 @@ fn every_dialect_of_usage_has_one_meaning() {
         let totals = [&told["prompt_tokens"], &told["completion_tokens"], &told["total_tokens"]];
         assert_eq!(json!(totals), json!([expected.input, expected.output, expected.input + expected.output]), "{object}");
         assert_eq!(text, "", "{object}");
+        let count = |pointer: &str| told.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
+        let parts = ["/prompt_tokens_details/cached_tokens", "/completion_tokens_details/reasoning_tokens"].map(count);
+        assert_eq!(parts, [expected.cache_read, expected.reasoning], "{object}");
+        let written = count("/prompt_tokens_details/cache_write_tokens");
+        assert_eq!(written, expected.cache_write + expected.cache_write_1h, "{object}");
         let given: Value = serde_json::from_str(object).unwrap();
-        let totals = ["prompt_tokens", "completion_tokens", "total_tokens"];
-        for (name, value) in given.as_object().unwrap().iter().filter(|(name, _)| !totals.contains(&name.as_str())) {
+        let mended = ["prompt_tokens", "completion_tokens", "total_tokens", "prompt_tokens_details", "completion_tokens_details"];
+        for (name, value) in given.as_object().unwrap().iter().filter(|(name, _)| !mended.contains(&name.as_str())) {
             assert_eq!(told[name], *value, "{name} of {object}");
         }
     }

@@ -31,7 +31,6 @@ KINDS = {
     "cohere_chat": "cohere",
     "fireworks_ai": "fireworks",
     "together_ai": "together",
-    "vertex_ai-anthropic_models": "vertex-anthropic",
 }
 
 FIELDS = {

@@ -49,7 +49,7 @@ fn of_kind<'a>(catalogue: &'a Catalogue, kind: &str, name: &str) -> Option<&'a M
     }
     let name = unwrapped(kind, name);
     let found = match kind {
-        "gemini" | "vertex" | "vertex-anthropic" => list.of_google(name),
+        "gemini" | "vertex" => list.of_google(name),
         _ => None,
     };
     found.or_else(|| list.spelled(name)).or_else(|| match kind {
@@ -68,7 +68,7 @@ fn unwrapped<'a>(kind: &str, name: &'a str) -> &'a str {
     let name = own.unwrap_or(name);
     match kind {
         // `models/gemini-…`, `projects/…/publishers/google/models/gemini-…`
-        "gemini" | "vertex" | "vertex-anthropic" => match name.rsplit_once("models/") {
+        "gemini" | "vertex" => match name.rsplit_once("models/") {
             Some((path, last)) if path.is_empty() || path.ends_with('/') => last,
             _ => name,
         },

@@ -108,7 +108,7 @@ fn long_prompts_are_dearer_for_every_token() {
         case("xai", "grok-4.3", usage(199_999, 1_000), 252_498.75),
         case("xai", "grok-4.3", usage(200_000, 1_000), 505_000.0),
         // a part not named above the size falls back to what is named: written for an hour at 12
-        case("vertex-anthropic", "claude-sonnet-4-5", Usage { cache_write_1h: 300_000, ..usage(300_000, 0) }, 3_600_000.0),
+        case("vertex", "claude-sonnet-4-5", Usage { cache_write_1h: 300_000, ..usage(300_000, 0) }, 3_600_000.0),
     ]);
 }
 
@@ -163,10 +163,10 @@ fn names_resolve_to_the_model_they_mean() {
         ("gemini", "gemini-2.5-flash-001", "gemini-2.5-flash"),
         ("vertex", "google/gemini-2.5-pro", "gemini-2.5-pro"),
         ("vertex", "projects/p/locations/l/publishers/google/models/gemini-2.5-pro", "gemini-2.5-pro"),
-        ("vertex-anthropic", "claude-sonnet-4-5@20250929", "claude-sonnet-4-5@20250929"),
-        ("vertex-anthropic", "claude-sonnet-4-5-20250929", "claude-sonnet-4-5@20250929"),
-        ("vertex-anthropic", "claude-opus-5@20270101", "claude-opus-5"),
-        ("vertex-anthropic", "publishers/anthropic/models/claude-sonnet-4-5@default", "claude-sonnet-4-5"),
+        ("vertex", "claude-sonnet-4-5@20250929", "claude-sonnet-4-5@20250929"),
+        ("vertex", "claude-sonnet-4-5-20250929", "claude-sonnet-4-5@20250929"),
+        ("vertex", "claude-opus-5@20270101", "claude-opus-5"),
+        ("vertex", "publishers/anthropic/models/claude-sonnet-4-5@default", "claude-sonnet-4-5"),
         ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", "us.anthropic.claude-sonnet-4-5-20250929-v1:0"),
         ("bedrock", "ca.amazon.nova-lite-v1:0", "amazon.nova-lite-v1:0"),
         ("bedrock", "us.amazon.nova-micro-v1", "us.amazon.nova-micro-v1:0"),
@@ -213,7 +213,7 @@ fn no_name_is_taken_for_another_model() {
         ("gemini", "gemini-2.5"),
         ("gemini", "my-models/gemini-2.5-pro-x"),
         ("vertex", "mistral-large@2402"),
-        ("vertex-anthropic", "claude-sonnet"),
+        ("vertex", "claude-sonnet"),
         ("bedrock", "anthropic.claude-sonnet-4-5-20991231-v1:0"),
         ("bedrock", "cohere.embed-english-v9"),
         ("bedrock", "us.anthropic"),
@@ -264,7 +264,7 @@ fn a_bare_name_goes_to_its_maker_first() {
     for (name, expected) in table {
         assert_eq!(prices.kinds_of(name).next(), expected, "{name}");
     }
-    assert!(prices.kinds_of("claude-sonnet-4-5").any(|kind| kind == "vertex-anthropic"));
+    assert!(prices.kinds_of("claude-sonnet-4-5").any(|kind| kind == "vertex"));
     let listed: Vec<_> = KINDS.into_iter().filter(|kind| prices.catalogue(kind).next().is_none()).collect();
     assert!(listed.is_empty(), "kinds without a model: {listed:?}");
 }

@@ -177,7 +177,7 @@ impl FakeProvider {
         format!("http://{}/v1", self.address)
     }
 
-    /// What to say to requests for this model.
+    /// What to say to requests for this model; of the model without a name, to all that nothing else is said to.
     pub fn on(&self, model: &str, script: impl Fn(&Exchange) -> Reply + Send + Sync + 'static) {
         self.shared.scripts.lock().unwrap().insert(model.to_owned(), Arc::new(script));
     }
@@ -240,6 +240,11 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
 }
 
 impl Shared {
+    fn script(&self, model: &str) -> Option<Script> {
+        let scripts = self.scripts.lock().unwrap();
+        scripts.get(model).or_else(|| scripts.get("")).cloned()
+    }
+
     fn receive(&self, head: Head, body: Bytes) -> (usize, Reply) {
         let json: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let model = json["model"].as_str().unwrap_or_default().to_owned();
@@ -251,7 +256,7 @@ impl Shared {
         let index = exchanges.len() - 1;
         let exchange = exchanges[index].clone();
         drop(exchanges);
-        let script = self.scripts.lock().unwrap().get(&model).cloned();
+        let script = self.script(&model);
         let unknown = serde_json::json!({"error": {"message": "no such model", "type": "invalid_request_error", "param": null, "code": "model_not_found"}});
         (index, script.map_or_else(|| Reply::json(404, &unknown), |script| script(&exchange)))
     }

@@ -17,6 +17,8 @@ use crate::usage::Usage;
 #[serde(default, rename_all = "camelCase")]
 struct Batch {
     embeddings: Vec<Embedding>,
+    /// The only one, from servers that know but `embedContent`.
+    embedding: Option<Embedding>,
     usage_metadata: Option<Counts>,
 }
 
@@ -54,7 +56,8 @@ pub(crate) fn batch(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&
 /// The vectors; usage only where Google counts it.
 pub(crate) fn batch_answer(writer: &Writer, body: &[u8]) -> Result<Answer, UpstreamError> {
     let batch: Batch = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
-    let vectors: Vec<Box<RawValue>> = batch.embeddings.into_iter().map(|embedding| embedding.values).collect();
+    let vectors: Vec<Box<RawValue>> =
+        batch.embeddings.into_iter().chain(batch.embedding).map(|embedding| embedding.values).collect();
     let counted = batch.usage_metadata.and_then(|counts| counts.prompt_token_count);
     writer.answer(&vectors, counted.map(|input| Usage { input, ..Usage::default() }))
 }

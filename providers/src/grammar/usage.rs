@@ -36,6 +36,8 @@ struct Counts {
     image_in: Option<u64>,
     cost: Option<u64>,
     has_floats: bool,
+    /// The parts that stand where OpenAI has them: cached, written, reasoning.
+    in_place: [Option<u64>; 3],
 }
 
 /// Reads a `usage` object; `None` when it counts nothing (null, empty, only nulls).
@@ -45,11 +47,29 @@ pub(crate) fn read(raw: &[u8]) -> Option<Reported> {
     counts.settle()
 }
 
-/// The object with the three totals as OpenAI means them; everything else as it came.
+/// The object with the three totals and their parts as OpenAI means them and where OpenAI has them;
+/// everything else as it came.
 pub(crate) fn mend(object: &mut Map<String, Value>, usage: &Usage) {
     object.insert("prompt_tokens".to_owned(), Value::from(usage.input));
     object.insert("completion_tokens".to_owned(), Value::from(usage.output));
     object.insert("total_tokens".to_owned(), Value::from(usage.input.saturating_add(usage.output)));
+    let written = usage.cache_write.saturating_add(usage.cache_write_1h);
+    tell_part(object, "prompt_tokens_details", "cached_tokens", usage.cache_read);
+    tell_part(object, "prompt_tokens_details", "cache_write_tokens", written);
+    tell_part(object, "completion_tokens_details", "reasoning_tokens", usage.reasoning);
+}
+
+/// Puts a part in its place; a part of nothing need not be told, unless something else was.
+fn tell_part(object: &mut Map<String, Value>, details: &str, name: &str, count: u64) {
+    let told = object.get(details).and_then(|details| details.get(name)).and_then(Value::as_u64);
+    if told.unwrap_or(0) == count {
+        return;
+    }
+    let details = object.entry(details).or_insert_with(|| Value::Object(Map::new()));
+    if !details.is_object() {
+        *details = Value::Object(Map::new());
+    }
+    details[name] = Value::from(count);
 }
 
 impl Counts {
@@ -82,8 +102,15 @@ impl Counts {
 
     fn prompt_part(&mut self, key: &[u8], text: &[u8]) {
         match key {
-            b"cached_tokens" => self.cached = self.cached.max(number(text)),
-            b"cache_write_tokens" | b"cache_creation_tokens" | b"cache_creation_input_tokens" => {
+            b"cached_tokens" => {
+                self.in_place[0] = number(text);
+                self.cached = self.cached.max(self.in_place[0]);
+            }
+            b"cache_write_tokens" => {
+                self.in_place[1] = number(text);
+                self.written = self.written.max(self.in_place[1]);
+            }
+            b"cache_creation_tokens" | b"cache_creation_input_tokens" => {
                 self.written = self.written.max(number(text));
             }
             b"audio_tokens" => self.audio_in = number(text),
@@ -94,7 +121,10 @@ impl Counts {
 
     fn completion_part(&mut self, key: &[u8], text: &[u8]) {
         match key {
-            b"reasoning_tokens" => self.reasoning = self.reasoning.max(number(text)),
+            b"reasoning_tokens" => {
+                self.in_place[2] = number(text);
+                self.reasoning = self.reasoning.max(self.in_place[2]);
+            }
             b"audio_tokens" => self.audio_out = number(text),
             _ => {}
         }
@@ -154,7 +184,9 @@ impl Counts {
             ..Usage::default()
         };
         let as_told = told == (Some(usage.input), Some(usage.output), Some(usage.input.saturating_add(usage.output)));
-        Some(Reported { usage, is_plain: as_told && !self.has_floats })
+        let parts = [usage.cache_read, usage.cache_write + usage.cache_write_1h, usage.reasoning];
+        let in_place = self.in_place.map(Option::unwrap_or_default) == parts;
+        Some(Reported { usage, is_plain: as_told && in_place && !self.has_floats })
     }
 
     /// xAI, and gateways in front of Gemini, count reasoning beside `completion_tokens`. The numbers

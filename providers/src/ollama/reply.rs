@@ -170,6 +170,8 @@ impl StreamTranslator for Translator {
 #[serde(default)]
 struct Embedded {
     embeddings: Vec<Box<RawValue>>,
+    /// The only one, from servers that know but the older `/api/embeddings`.
+    embedding: Option<Box<RawValue>>,
     prompt_eval_count: Option<u64>,
     error: Option<Value>,
 }
@@ -181,5 +183,6 @@ pub(super) fn embedded(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamE
         return Err(told(error, None));
     }
     let usage = embedded.prompt_eval_count.map(|input| Usage { input, ..Usage::default() });
-    Writer::new(call).answer(&embedded.embeddings, usage)
+    let vectors: Vec<Box<RawValue>> = embedded.embeddings.into_iter().chain(embedded.embedding).collect();
+    Writer::new(call).answer(&vectors, usage)
 }
