@@ -44,8 +44,9 @@ mod queries;
 #[cfg(test)]
 mod recordings;
 #[cfg(test)]
-mod reload;
 mod recordings_sdk;
+#[cfg(test)]
+mod reload;
 #[cfg(test)]
 mod sdks;
 #[cfg(test)]
