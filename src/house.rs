@@ -20,7 +20,7 @@ use crate::auth::{Auth, Caller};
 use crate::config::{self, Backend, Config, ConfigError, Unpriced};
 use crate::error::{Error, Kind};
 use crate::flood::PerAddress;
-use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope};
+use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions, Rule, Scope, Span};
 use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
@@ -338,7 +338,7 @@ pub fn limits(config: &config::RateLimit, metrics: &Arc<Metrics>) -> Result<Limi
                 config::OnFailure::Closed => OnFailure::Closed,
             };
             let observer = Arc::new(observer::LimitsObserver(Arc::clone(metrics)));
-            ("redis", Limits::redis(options, observer).map_err(|error| ConfigError(format!("rate_limit.redis_url: {error}")))?)
+            ("redis", Limits::redis(options, observer).map_err(|error| ConfigError(format!("rate_limit: {error}")))?)
         }
     };
     metrics.rate_limit_backend_state.with_label_values(&[name]);
@@ -429,8 +429,9 @@ fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) ->
     let rule = Rule {
         scope,
         name: name.to_owned(),
-        requests_per_minute: figures.requests_per_minute,
-        tokens_per_minute: figures.tokens_per_minute,
+        span: Span::Minute,
+        requests: figures.requests_per_minute,
+        tokens: figures.tokens_per_minute,
         max_concurrent: figures.max_concurrent,
     };
     (!rule.limits_nothing()).then(|| limits.ledger(rule))

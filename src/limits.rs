@@ -21,11 +21,11 @@ pub use answer::{Denied, Reason, Standing, Window};
 pub use ledger::Ledger;
 pub use observer::{BackendState, Observer, OnFailure};
 pub use queue::{Queue, QueueOptions, QueueReason, QueueRefused, Slot};
-pub use redis::{BadRedisUrl, RedisOptions};
-pub use rule::{Limit, Rule, Scope};
+pub use redis::{BadRedis, RedisOptions};
+pub use rule::{Limit, Rule, Scope, Span};
 
 use ledger::Ledgers;
-use memory::{Alone, Asked, Clock, Refusal, Return};
+use memory::{Alone, Clock, Refusal, Return};
 use redis::{Answer, Grant, Shared};
 
 /// When to ask again while Redis is away and the policy is `closed`: by then it may be back.
@@ -51,12 +51,11 @@ impl Limits {
         Self { house: Arc::new(House { clock: Clock::start(), ledgers: Arc::default(), shared: None }) }
     }
 
-    /// Limits that all replicas count together in Redis. Connects in the background, at once if this is called within a
-    /// runtime, else with the first call; nothing here waits for Redis.
+    /// Limits that all replicas count together in Redis. Connects in the background; nothing here waits for Redis.
     ///
     /// # Errors
-    /// [`BadRedisUrl`] when the URL cannot be read.
-    pub fn redis(options: RedisOptions, observer: Arc<dyn Observer>) -> Result<Self, BadRedisUrl> {
+    /// [`BadRedis`] when the URL cannot be read, or there is no thread to be had.
+    pub fn redis(options: RedisOptions, observer: Arc<dyn Observer>) -> Result<Self, BadRedis> {
         Self::redis_with_clock(options, observer, Arc::default())
     }
 
@@ -64,14 +63,9 @@ impl Limits {
     ///
     /// # Errors
     /// As [`Limits::redis`].
-    pub fn redis_with_clock(
-        options: RedisOptions,
-        observer: Arc<dyn Observer>,
-        shift: Arc<AtomicI64>,
-    ) -> Result<Self, BadRedisUrl> {
+    pub fn redis_with_clock(options: RedisOptions, observer: Arc<dyn Observer>, shift: Arc<AtomicI64>) -> Result<Self, BadRedis> {
         let (clock, ledgers) = (Clock::start(), Arc::<Ledgers>::default());
-        let shared = Shared::new(options, observer, ledgers.clone(), clock, shift)?;
-        shared.start();
+        let shared = Shared::start(options, observer, ledgers.clone(), clock, shift)?;
         Ok(Self { house: Arc::new(House { clock, ledgers, shared: Some(shared) }) })
     }
 
@@ -98,14 +92,15 @@ impl Limits {
         if ledgers.iter().all(|ledger| ledger.rule.limits_nothing()) {
             return Ok(self.permit(ledgers, tokens, Standing::default(), None));
         }
-        let asked = Asked::about(&ledgers, tokens);
         match shared.ask(&ledgers, tokens).await {
-            Answer::Admitted(grant, standing) => Ok(self.permit(ledgers.clone(), tokens, standing, Some(grant))),
-            Answer::Refused(refusal) => Err(denied(&ledgers, refusal, false)),
-            Answer::Away => {
-                drop(asked);
-                self.decide_without(shared, ledgers, tokens)
+            Answer::Admitted(held, standing) => {
+                let permit = self.permit(ledgers, tokens, standing, Some(held.grant()));
+                held.keep();
+                Ok(permit)
             }
+            Answer::Refused(refusal) => Err(denied(&ledgers, refusal, false)),
+            Answer::Late => self.decide_without(shared, ledgers, tokens, Alone::Unsure(shared.replicas())),
+            Answer::Away => self.decide_without(shared, ledgers, tokens, Alone::Among(shared.replicas())),
         }
     }
 
@@ -129,11 +124,11 @@ impl Limits {
         }
     }
 
-    /// Applies the policy for a Redis that is away.
-    fn decide_without(&self, shared: &Shared, ledgers: Vec<Arc<Ledger>>, tokens: u64) -> Result<Permit, Denied> {
+    /// Applies the policy for a Redis that is away, or was too late for this call.
+    fn decide_without(&self, shared: &Shared, ledgers: Vec<Arc<Ledger>>, tokens: u64, alone: Alone) -> Result<Permit, Denied> {
         shared.observer.degraded(shared.options.on_failure);
-        match shared.options.on_failure {
-            OnFailure::Local => self.decide(ledgers, tokens, Alone::Among(shared.replicas())),
+        let decided = match shared.options.on_failure {
+            OnFailure::Local => self.decide(ledgers, tokens, alone),
             OnFailure::Open => {
                 let grant = shared.grant_alone(&ledgers);
                 let mut permit = self.permit(ledgers, tokens, Standing::default(), Some(grant));
@@ -143,9 +138,13 @@ impl Limits {
             OnFailure::Closed => {
                 let standing = memory::standing(&ledgers, self.house.clock);
                 let refusal = Refusal { index: 0, limit: Limit::Requests, wait: CLOSED_RETRY, standing };
-                Err(Denied { reason: Reason::Unavailable, ..denied(&ledgers, refusal, true) })
+                return Err(Denied { reason: Reason::Unavailable, ..denied(&ledgers, refusal, true) });
             }
+        };
+        if decided.is_ok() {
+            shared.report_soon();
         }
+        decided
     }
 
     /// Decides by this process's own count.
@@ -153,8 +152,8 @@ impl Limits {
         match memory::admit(&ledgers, tokens, self.house.clock, alone) {
             Ok(taken) => {
                 let grant = self.house.shared.as_ref().map(|shared| shared.grant_alone(&ledgers));
-                let (house, slot, standing) = (self.house.clone(), taken.slot, taken.standing);
-                Ok(Permit { house, ledgers, slot, reserved: tokens, used: 0, standing, grant })
+                let (house, at_ms, standing) = (self.house.clone(), taken.at_ms, taken.standing);
+                Ok(Permit { house, ledgers, at_ms, reserved: tokens, used: 0, standing, grant })
             }
             Err(refusal) => Err(denied(&ledgers, refusal, alone != Alone::Always)),
         }
@@ -166,8 +165,8 @@ impl Limits {
             (Some(shared), Some(grant)) => !shared.knows(grant),
             _ => false,
         };
-        let slot = memory::record(&ledgers, tokens, self.house.clock, owed);
-        Permit { house: self.house.clone(), ledgers, slot, reserved: tokens, used: 0, standing, grant }
+        let at_ms = memory::record(&ledgers, tokens, self.house.clock, owed);
+        Permit { house: self.house.clone(), ledgers, at_ms, reserved: tokens, used: 0, standing, grant }
     }
 }
 
@@ -175,7 +174,7 @@ fn denied(ledgers: &[Arc<Ledger>], refusal: Refusal, degraded: bool) -> Denied {
     let ledger = ledgers.get(refusal.index);
     Denied {
         scope: ledger.map_or(Scope::Gateway, |ledger| ledger.rule.scope),
-        limit: refusal.limit,
+        limit: ledger.map_or(refusal.limit, |ledger| ledger.rule.limit(refusal.limit)),
         rule: ledger.map_or_else(|| "".into(), |ledger| ledger.name.clone()),
         reason: Reason::Exhausted,
         retry_after: Some(refusal.wait),
@@ -188,9 +187,9 @@ fn denied(ledgers: &[Arc<Ledger>], refusal: Refusal, degraded: bool) -> Denied {
 fn never_fits(ledgers: &[Arc<Ledger>], tokens: u64) -> Option<(usize, Limit)> {
     ledgers.iter().enumerate().find_map(|(index, ledger)| {
         let rule = &ledger.rule;
-        if rule.tokens_per_minute.is_some_and(|limit| tokens > limit) {
+        if rule.tokens.is_some_and(|limit| tokens > limit) {
             Some((index, Limit::Tokens))
-        } else if rule.requests_per_minute == Some(0) {
+        } else if rule.requests == Some(0) {
             Some((index, Limit::Requests))
         } else if rule.max_concurrent == Some(0) {
             Some((index, Limit::Concurrency))
@@ -207,7 +206,7 @@ fn never_fits(ledgers: &[Arc<Ledger>], tokens: u64) -> Option<(usize, Limit)> {
 pub struct Permit {
     house: Arc<House>,
     ledgers: Vec<Arc<Ledger>>,
-    slot: u64,
+    at_ms: u64,
     reserved: u64,
     used: u64,
     standing: Standing,
@@ -232,7 +231,7 @@ impl Drop for Permit {
     fn drop(&mut self) {
         let shared = self.house.shared.as_ref().zip(self.grant);
         let owed = shared.is_some_and(|(shared, grant)| !shared.knows(&grant));
-        let back = Return { slot: self.slot, reserved: self.reserved, used: self.used, owed };
+        let back = Return { at_ms: self.at_ms, reserved: self.reserved, used: self.used, owed };
         memory::give_back(&self.ledgers, back, self.house.clock);
         if let Some((shared, grant)) = shared {
             shared.release(std::mem::take(&mut self.ledgers), grant, self.reserved, self.used);

@@ -29,11 +29,11 @@ async fn provider() -> FakeProvider {
     fake
 }
 
-/// With a patient deadline: on two busy cores, a thousand clients keep gateways from reading Redis' answers for longer than
-/// 50 ms, and what a gateway decides alone is a story of `limits_outage.rs`.
+/// With the usual deadline, although on a few busy cores a thousand clients keep gateways and Redis from their work for
+/// longer than that.
 async fn gateway(fake: &FakeProvider, redis: &Server, limit: &str) -> Gateway {
     let toml = format!(
-        "[rate_limit]\nbackend = \"redis\"\nredis_url = \"{}\"\ndeadline = \"5s\"\n\
+        "[rate_limit]\nbackend = \"redis\"\nredis_url = \"{}\"\n\
          [providers.fake]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-fake\"\n\
          [[keys]]\nname = \"team\"\nkey = \"team-key\"\n{limit}\n",
         redis.url(),
@@ -49,24 +49,19 @@ async fn know_each_other(redis: &Server, replicas: u64) {
     assert!(in_time(async || redis.calls("evalsha") >= before + 2 * replicas).await);
 }
 
-/// Every client calls this often, one call after the other, spread over the gateways.
-async fn rush(gateways: &[SocketAddr], calls: usize) -> Vec<Answer> {
+/// Every client calls once, spread over the gateways.
+async fn rush(gateways: &[SocketAddr]) -> Vec<Answer> {
     let clients = (0..CLIENTS).map(|client| {
         let to = gateways[client % gateways.len()];
         tokio::spawn(async move {
             let mut body = request("fake/plain", PROMPT);
             body["max_tokens"] = json!(COST - prompt_tokens(PROMPT));
-            let call = Request::chat(&body).key("team-key");
-            let mut answers = Vec::new();
-            for _ in 0..calls {
-                answers.push(call.send(to).await);
-            }
-            answers
+            Request::chat(&body).key("team-key").send(to).await
         })
     });
     let mut answers = Vec::new();
     for client in clients.collect::<Vec<_>>() {
-        answers.extend(client.await.unwrap());
+        answers.push(client.await.unwrap());
     }
     answers
 }
@@ -89,7 +84,10 @@ async fn one_limit_however_many_gateways() {
             know_each_other(&redis, replicas).await;
             let addresses: Vec<SocketAddr> = gateways.iter().map(|gateway| gateway.address).collect();
             let began = Instant::now();
-            let answers = rush(&addresses, if limit.starts_with("tokens") { 3 } else { 2 }).await;
+            let mut answers = rush(&addresses).await;
+            // Whoever was refused comes again. What a gateway was not sure of is settled by then.
+            know_each_other(&redis, replicas).await;
+            answers.extend(rush(&addresses).await);
             let took = began.elapsed();
             assert!(took < Duration::from_secs(55), "a minute must not pass: {took:?}");
             let passed = answers.iter().filter(|answer| answer.status == 200).count() as u64;

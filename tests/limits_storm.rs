@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use choreoai::limits::{Ledger, Limits, Permit, Reason, Rule, Scope};
+use choreoai::limits::{Ledger, Limits, Permit, Reason, Rule, Scope, Span};
 
 /// The clock that the limits go by.
 pub trait Turn {
@@ -27,7 +27,7 @@ pub async fn in_time(mut happened: impl AsyncFnMut() -> bool) -> bool {
 }
 
 pub fn rule(scope: Scope, name: &str, requests: Option<u64>, tokens: Option<u64>, concurrent: Option<u64>) -> Rule {
-    Rule { scope, name: name.to_owned(), requests_per_minute: requests, tokens_per_minute: tokens, max_concurrent: concurrent }
+    Rule { scope, name: name.to_owned(), span: Span::Minute, requests, tokens, max_concurrent: concurrent }
 }
 
 /// What one rule let pass: not before, not after (in ms), how many tokens were used.
@@ -83,11 +83,8 @@ pub async fn storm(limits: &Limits, clock: &impl Turn, seed: u64, arrivals: usiz
     }
     for (rule, passed) in rules.iter().zip(&passed) {
         let (calls, tokens) = passed.worst_minute();
-        assert!(rule.requests_per_minute.is_none_or(|cap| calls <= cap), "seed {seed}: {calls} calls in a minute under {rule:?}");
-        assert!(
-            rule.tokens_per_minute.is_none_or(|cap| tokens <= cap),
-            "seed {seed}: {tokens} tokens in a minute under {rule:?}"
-        );
+        assert!(rule.requests.is_none_or(|cap| calls <= cap), "seed {seed}: {calls} calls in a minute under {rule:?}");
+        assert!(rule.tokens.is_none_or(|cap| tokens <= cap), "seed {seed}: {tokens} tokens in a minute under {rule:?}");
     }
 }
 

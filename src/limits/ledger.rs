@@ -2,12 +2,11 @@
 //! It must not know how anything is counted.
 
 use std::collections::HashMap;
-use std::sync::atomic::AtomicI64;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::memory::Cell;
 use super::redis::Keys;
-use super::rule::{Rule, Scope};
+use super::rule::{Limit, Rule, Scope, Span};
 
 /// A rule with the place where it is counted, resolved once when the configuration is read, so that a call hashes nothing.
 /// Get it from [`Limits::ledger`](super::Limits::ledger).
@@ -16,15 +15,64 @@ pub struct Ledger {
     pub(super) rule: Rule,
     pub(super) name: Arc<str>,
     pub(super) cell: Arc<Cell>,
-    /// Until when Redis is known to have no room for another call under this rule, in Redis' milliseconds.
-    pub(super) shut_until: AtomicI64,
+    shut: Mutex<Shut>,
 }
+
+/// The room that Redis is known not to have under a rule. All times in Redis' milliseconds.
+#[derive(Debug, Default)]
+struct Shut {
+    /// Until when there is no room for another call.
+    calls_until: i64,
+    /// What was refused for its tokens.
+    tokens: Option<Scarce>,
+}
+
+/// A call of so many tokens found no room, nor will one of more for a moment.
+#[derive(Debug, Clone, Copy)]
+struct Scarce {
+    tokens: u64,
+    /// Until when that is taken for granted.
+    until: i64,
+    /// When there will be room, by what is counted now.
+    freed_at: i64,
+}
+
+/// How long a refusal for tokens stands for others, in milliseconds: tokens may be given back elsewhere at any time.
+const SCARCE_FOR: i64 = 100;
 
 impl Ledger {
     /// The rule that is counted here.
     #[must_use]
     pub const fn rule(&self) -> &Rule {
         &self.rule
+    }
+
+    /// Takes note of a refusal by Redis at `now`, for so many milliseconds.
+    pub(super) fn note_refusal(&self, limit: Limit, tokens: u64, now: i64, wait: i64) {
+        let mut shut = self.shut();
+        match limit {
+            Limit::Requests => shut.calls_until = now + wait,
+            Limit::Tokens => shut.tokens = Some(Scarce { tokens, until: now + wait.min(SCARCE_FOR), freed_at: now + wait }),
+            _ => {}
+        }
+    }
+
+    /// By which figure, and for how many milliseconds, Redis is known to refuse such a call.
+    pub(super) fn known_refusal(&self, tokens: u64, now: i64) -> Option<(Limit, i64)> {
+        let shut = self.shut();
+        let calls = Some((Limit::Requests, shut.calls_until - now));
+        let scarce = shut.tokens.filter(|scarce| now < scarce.until && tokens >= scarce.tokens);
+        let spend = scarce.map(|scarce| (Limit::Tokens, scarce.freed_at - now));
+        [calls, spend].into_iter().flatten().filter(|(_, wait)| *wait > 0).max_by_key(|(_, wait)| *wait)
+    }
+
+    /// This process gave tokens back.
+    pub(super) fn note_return(&self) {
+        self.shut().tokens = None;
+    }
+
+    fn shut(&self) -> MutexGuard<'_, Shut> {
+        self.shut.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How many admitted calls of this process run under this rule now.
@@ -35,7 +83,7 @@ impl Ledger {
 }
 
 /// What makes two rules the same one.
-type Identity = (Scope, Arc<str>);
+type Identity = (Scope, Span, Arc<str>);
 
 /// One cell per scope and name, so that a rule which is configured again goes on where it was.
 /// Bounded by the configuration: only [`Ledgers::open`] adds to it.
@@ -50,9 +98,9 @@ impl Ledgers {
         let name: Arc<str> = rule.name.as_str().into();
         let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
         let id = cells.len() as u64;
-        let new = || Arc::new(Cell::new(id, Keys::of(prefix, rule.scope, &name)));
-        let cell = cells.entry((rule.scope, name.clone())).or_insert_with(new).clone();
-        Arc::new(Ledger { rule, name, cell, shut_until: AtomicI64::new(0) })
+        let new = || Arc::new(Cell::new(id, Keys::of(prefix, &rule), rule.span));
+        let cell = cells.entry((rule.scope, rule.span, name.clone())).or_insert_with(new).clone();
+        Arc::new(Ledger { rule, name, cell, shut: Mutex::default() })
     }
 
     /// Every cell there is.

@@ -1,33 +1,36 @@
 //! The count that replicas share: one script call per admission, with a deadline on everything and a way back by itself.
 //! It must not know what to decide while Redis is away: it says that it is away, and the policy is applied elsewhere.
 //!
+//! Redis is spoken to on a thread of its own: a process whose other threads are busy with calls must not take the lateness
+//! of its own reading for Redis'.
+//!
 //! All keys of one gateway carry one hash tag, so that the rules of a call (its caller's, its model's, the whole gateway's)
 //! may be taken in one atomic script also on a Redis Cluster. The price: one node of the cluster does all the counting.
 
 mod clerk;
 mod link;
+mod question;
 mod script;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Client, RedisResult, Value};
+use redis::Client;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 
-use super::answer::{Standing, Window};
 use super::ledger::{Ledger, Ledgers};
-use super::memory::{self, Clock, Refusal};
+use super::memory::Clock;
 use super::observer::{BackendState, Observer, OnFailure};
-use super::rule::{Limit, Scope};
-use super::slots::leaves_at;
-use link::{Connection, Link};
-use script::{Ruling, SCRIPTS, Sum, Verdict};
+use super::rule::{Rule, Span};
+use link::Link;
+pub(super) use question::Answer;
 
 /// Calls whose end Redis has not been told yet; more than that are forgotten, and expire there.
 const UNTOLD: usize = 65_536;
@@ -35,11 +38,9 @@ const UNTOLD: usize = 65_536;
 /// Answers that nobody waits for any more, but that may have taken something.
 const ORPHANS: usize = 4_096;
 
-/// How long such an answer is awaited. Longer than [`SLACK`], so that what is taken is seen to be taken.
-const ORPHAN_WAIT: Duration = Duration::from_secs(2);
-
-/// How far the estimate of Redis' clock may be off before a script that is in time is taken for late.
-const SLACK: Duration = Duration::from_secs(1);
+/// Questions on their way to Redis at once. A window that is seen to be full answers those that wait behind them; with
+/// Redis a millisecond away this is 64,000 calls a second.
+const QUESTIONS: usize = 64;
 
 /// Leases are renewed once a second at most; shorter ones would end between.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
@@ -52,7 +53,7 @@ const LEAVE_WAIT: Duration = Duration::from_millis(500);
 pub struct RedisOptions {
     /// `redis://[user:password@]host[:port][/db]`, or `rediss://` for TLS.
     pub url: String,
-    /// The deadline of one decision, everything included.
+    /// The deadline of one decision.
     pub deadline: Duration,
     /// The deadline of connecting, which no call waits for.
     pub connect: Duration,
@@ -93,17 +94,18 @@ impl fmt::Debug for RedisOptions {
     }
 }
 
-/// The URL of Redis cannot be read. It is not repeated here, for it may hold a password.
+/// Redis cannot be used: its URL cannot be read, or there is no thread to speak to it. The URL is not repeated here, for it
+/// may hold a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadRedisUrl(String);
+pub struct BadRedis(String);
 
-impl fmt::Display for BadRedisUrl {
+impl fmt::Display for BadRedis {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "the Redis URL cannot be read: {}", self.0)
+        formatter.write_str(&self.0)
     }
 }
 
-impl std::error::Error for BadRedisUrl {}
+impl std::error::Error for BadRedis {}
 
 /// The keys of one rule.
 #[derive(Debug, Clone)]
@@ -113,9 +115,13 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn of(prefix: &str, scope: Scope, name: &str) -> Self {
-        let rule = format!("{}:{}:{name}", tag(prefix), scope.label());
-        Self { window: format!("{rule}:window"), leases: format!("{rule}:leases") }
+    pub(super) fn of(prefix: &str, rule: &Rule) -> Self {
+        let name = format!("{}:{}:{}", tag(prefix), rule.scope.label(), rule.name);
+        let window = match rule.span {
+            Span::Minute => "window",
+            Span::Second => "second",
+        };
+        Self { window: format!("{name}:{window}"), leases: format!("{name}:leases") }
     }
 
     fn both(&self) -> [&str; 2] {
@@ -128,20 +134,12 @@ fn tag(prefix: &str) -> String {
     format!("{{{}}}", prefix.replace(['{', '}'], "-"))
 }
 
-/// What Redis says about one call.
-#[derive(Debug)]
-pub(super) enum Answer {
-    Admitted(Grant, Standing),
-    Refused(Refusal),
-    /// It says nothing in time, or nothing that helps.
-    Away,
-}
-
 /// What one call holds in Redis.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Grant {
     lease: u64,
-    slot: u64,
+    /// When it was admitted, by Redis' clock.
+    at_ms: u64,
     /// The epoch whose count knows this call; `None`: no count does.
     epoch: Option<u64>,
 }
@@ -157,11 +155,11 @@ struct GiveBack {
 /// What the clerk is asked to do.
 enum Job {
     GiveBack(GiveBack),
+    /// Tell what passed without Redis, although it is there.
+    Report,
     /// Say goodbye, when everything before this is done.
     Leave(oneshot::Sender<()>),
 }
-
-type Reply = Pin<Box<dyn Future<Output = RedisResult<Value>> + Send>>;
 
 /// The shared count, seen from this replica.
 pub(super) struct Shared {
@@ -170,6 +168,8 @@ pub(super) struct Shared {
     ledgers: Arc<Ledgers>,
     clock: Clock,
     client: Client,
+    /// Where everything that speaks to Redis runs.
+    thread: Handle,
     /// The name of this replica among the others, new with every start.
     replica: String,
     link: Link,
@@ -184,29 +184,35 @@ pub(super) struct Shared {
     running: Mutex<HashMap<u64, Vec<Arc<Ledger>>>>,
     next_lease: AtomicU64,
     jobs: mpsc::Sender<Job>,
-    /// The clerk's inbox, until the clerk begins.
-    inbox: Mutex<Option<mpsc::Receiver<Job>>>,
-    orphans: Arc<Semaphore>,
+    /// Whether the clerk is told already that there is something to report.
+    owing: AtomicBool,
+    seats: Arc<Semaphore>,
+    orphans: Semaphore,
     /// How far tests have turned Redis' clock, in milliseconds.
     shift: Arc<AtomicI64>,
 }
 
 impl Shared {
-    pub(super) fn new(
+    /// Starts the thread that speaks to Redis; it ends when this is dropped.
+    pub(super) fn start(
         options: RedisOptions,
         observer: Arc<dyn Observer>,
         ledgers: Arc<Ledgers>,
         clock: Clock,
         shift: Arc<AtomicI64>,
-    ) -> Result<Arc<Self>, BadRedisUrl> {
-        let client = Client::open(options.url.as_str()).map_err(|error| BadRedisUrl(error.category().to_owned()))?;
+    ) -> Result<Arc<Self>, BadRedis> {
+        let client = Client::open(options.url.as_str())
+            .map_err(|error| BadRedis(format!("the Redis URL cannot be read: {}", error.category())))?;
+        let no_thread = |error: std::io::Error| BadRedis(format!("there is no thread to speak to Redis: {error}"));
+        let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
         let (jobs, inbox) = mpsc::channel(UNTOLD);
         let options = RedisOptions { lease: options.lease.max(SHORTEST_LEASE), ..options };
-        Ok(Arc::new(Self {
+        let shared = Arc::new(Self {
             observer,
             ledgers,
             clock,
             client,
+            thread: runtime.handle().clone(),
             replica: format!("{:016x}", fastrand::u64(..)),
             link: Link::default(),
             replicas: AtomicU64::new(1),
@@ -216,20 +222,15 @@ impl Shared {
             running: Mutex::default(),
             next_lease: AtomicU64::new(1),
             jobs,
-            inbox: Mutex::new(Some(inbox)),
-            orphans: Arc::new(Semaphore::new(ORPHANS)),
+            owing: AtomicBool::new(false),
+            seats: Arc::new(Semaphore::new(QUESTIONS)),
+            orphans: Semaphore::new(ORPHANS),
             shift,
             options,
-        }))
-    }
-
-    /// Sets the clerk to work, once, as soon as there is a runtime to work in.
-    pub(super) fn start(self: &Arc<Self>) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(inbox) = inbox {
-            runtime.spawn(clerk::serve(Arc::downgrade(self), self.link.trouble.clone(), inbox));
-        }
+        });
+        let work = clerk::serve(Arc::downgrade(&shared), shared.link.trouble.clone(), inbox);
+        std::thread::Builder::new().name("limits".to_owned()).spawn(move || runtime.block_on(work)).map_err(no_thread)?;
+        Ok(shared)
     }
 
     pub(super) fn state(&self) -> BackendState {
@@ -239,109 +240,6 @@ impl Shared {
     /// How many replicas were alive when Redis was last seen, this one included.
     pub(super) fn replicas(&self) -> u64 {
         self.replicas.load(Ordering::Relaxed)
-    }
-
-    /// Asks Redis whether a call may pass, for no longer than the deadline.
-    pub(super) async fn ask(self: &Arc<Self>, ledgers: &[Arc<Ledger>], tokens: u64) -> Answer {
-        if self.state() == BackendState::Starting {
-            self.start();
-        }
-        let until = Instant::now() + self.options.deadline;
-        let Some(connection) = self.link.connection(until, &*self.observer).await else { return Answer::Away };
-        if let Some(refusal) = self.shut(ledgers) {
-            return Answer::Refused(refusal);
-        }
-        // The second time is for a clock in Redis that was set forward: then the first answer says what time it is there.
-        for _ in 0..2 {
-            let Some(verdict) = self.ask_once(&connection, ledgers, tokens, until).await else { return Answer::Away };
-            let (grant, verdict) = verdict;
-            self.learn(ledgers, &verdict);
-            match verdict.ruling {
-                Ruling::Admitted => {
-                    self.hold(grant.lease, ledgers);
-                    return Answer::Admitted(grant, standing(ledgers, &verdict));
-                }
-                Ruling::Refused { index, limit, wait } => {
-                    if let (Limit::Requests, Some(ledger)) = (limit, ledgers.get(index)) {
-                        ledger.shut_until.store(verdict.ms + millis(wait), Ordering::Relaxed);
-                    }
-                    return Answer::Refused(Refusal { index, limit, wait, standing: standing(ledgers, &verdict) });
-                }
-                Ruling::TooLate => self.set_clock(verdict.ms),
-            }
-        }
-        Answer::Away
-    }
-
-    /// The refusal that Redis is known to give. Calls are never given back, so a window that was full of them stays full
-    /// until its oldest slot leaves: a caller who hammers at it costs Redis nothing.
-    fn shut(&self, ledgers: &[Arc<Ledger>]) -> Option<Refusal> {
-        let now = self.redis_ms();
-        let left = |ledger: &Ledger| ledger.shut_until.load(Ordering::Relaxed) - now;
-        let (index, ledger) = ledgers.iter().enumerate().max_by_key(|(_, ledger)| left(ledger))?;
-        let wait = Duration::from_millis(u64::try_from(left(ledger)).ok().filter(|left| *left > 0)?);
-        let mut standing = memory::standing(ledgers, self.clock);
-        if let Some(limit) = ledger.rule.requests_per_minute {
-            let reset = standing.requests.map_or(wait, |known| known.reset.max(wait));
-            Standing::narrow(&mut standing.requests, Window { limit, remaining: 0, reset });
-        }
-        Some(Refusal { index, limit: Limit::Requests, wait, standing })
-    }
-
-    async fn ask_once(
-        self: &Arc<Self>,
-        connection: &Connection,
-        ledgers: &[Arc<Ledger>],
-        tokens: u64,
-        until: Instant,
-    ) -> Option<(Grant, Verdict)> {
-        let lease = self.next_lease.fetch_add(1, Ordering::Relaxed);
-        let epoch = self.epoch.load(Ordering::Relaxed);
-        let command = self.admit_command(ledgers, tokens, lease);
-        let reply: Reply = Box::pin(SCRIPTS.admit.run(connection.multiplexed.clone(), command));
-        let mut asked =
-            Asked { shared: self, ledgers, tokens, grant: Grant { lease, slot: 0, epoch: Some(epoch) }, reply: Some(reply) };
-        let (began, began_ms) = (Instant::now(), self.clock.now_ms());
-        let answer = timeout_at(until, asked.reply.as_mut()?).await;
-        let Ok(answer) = answer else {
-            // One that answered others in time since we asked is busy, not gone: this call decides alone, the next may ask.
-            if !self.heard_since(began_ms) {
-                self.link.trip(connection.generation, &"no answer within the deadline", &*self.observer);
-            }
-            return None;
-        };
-        asked.reply = None;
-        match answer.and_then(Verdict::read) {
-            Ok(verdict) => {
-                self.heard_ms.fetch_max(self.clock.now_ms(), Ordering::Relaxed);
-                self.observer.script(began.elapsed());
-                Some((Grant { lease, slot: verdict.slot, epoch: Some(epoch) }, verdict))
-            }
-            Err(error) => {
-                self.link.trip(connection.generation, &error, &*self.observer);
-                None
-            }
-        }
-    }
-
-    fn admit_command(&self, ledgers: &[Arc<Ledger>], tokens: u64, lease: u64) -> redis::Cmd {
-        let keys: Vec<&str> = ledgers.iter().flat_map(|ledger| ledger.cell.keys.both()).collect();
-        let mut command = SCRIPTS.admit.call(&keys);
-        let latest = self.redis_ms() + millis(self.options.deadline + SLACK);
-        command
-            .arg(self.shift.load(Ordering::Relaxed))
-            .arg(latest)
-            .arg(self.lease_name(lease))
-            .arg(tokens)
-            .arg(millis(self.options.lease))
-            .arg(millis(memory::CONCURRENCY_RETRY));
-        for ledger in ledgers {
-            let rule = &ledger.rule;
-            for figure in [rule.requests_per_minute, rule.tokens_per_minute, rule.max_concurrent] {
-                command.arg(figure.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
-            }
-        }
-        command
     }
 
     fn lease_name(&self, lease: u64) -> String {
@@ -362,24 +260,16 @@ impl Shared {
         i64::try_from(self.clock.now_ms()).unwrap_or(i64::MAX)
     }
 
-    fn set_clock(&self, redis_ms: i64) {
-        self.ahead.store(redis_ms - self.shift.load(Ordering::Relaxed) - self.local_ms(), Ordering::Relaxed);
-    }
-
-    fn learn(&self, ledgers: &[Arc<Ledger>], verdict: &Verdict) {
-        let now_ms = self.clock.now_ms();
-        // An admitted call of our own is in the sums already, and in our own count only when it was recorded.
-        let ours = u64::from(verdict.ruling == Ruling::Admitted);
-        for (ledger, sum) in ledgers.iter().zip(&verdict.sums) {
-            ledger.cell.lock().learn(sum.requests.saturating_sub(ours), sum.tokens, now_ms);
-        }
+    /// Redis' clock shows `redis_ms`, turned by `shift` when it was asked.
+    fn set_clock(&self, redis_ms: i64, shift: i64) {
+        self.ahead.store(redis_ms - shift - self.local_ms(), Ordering::Relaxed);
     }
 
     /// The name under which a call that nobody counted for all holds its places, so that they are renewed once Redis is back.
     pub(super) fn grant_alone(&self, ledgers: &[Arc<Ledger>]) -> Grant {
         let lease = self.next_lease.fetch_add(1, Ordering::Relaxed);
         self.hold(lease, ledgers);
-        Grant { lease, slot: 0, epoch: None }
+        Grant { lease, at_ms: 0, epoch: None }
     }
 
     /// Whether the count that Redis has now knows this call.
@@ -394,11 +284,18 @@ impl Shared {
         }
     }
 
+    fn forget(&self, lease: u64) -> bool {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease).is_some()
+    }
+
     /// Gives back what a call held: at once for this replica's leases, through the clerk in Redis. Never waits.
     pub(super) fn release(&self, ledgers: Vec<Arc<Ledger>>, grant: Grant, reserved: u64, used: u64) {
-        let held = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&grant.lease).is_some();
+        let held = self.forget(grant.lease);
         let tokens = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX));
         let tokens = if self.knows(&grant) { tokens } else { 0 };
+        if tokens < 0 {
+            ledgers.iter().for_each(|ledger| ledger.note_return());
+        }
         if tokens != 0 || (held && (grant.epoch.is_some() || self.state() == BackendState::Shared)) {
             self.tell(GiveBack { ledgers, grant, requests: 0, tokens });
         }
@@ -407,6 +304,14 @@ impl Shared {
     fn tell(&self, back: GiveBack) {
         if self.jobs.try_send(Job::GiveBack(back)).is_err() {
             self.observer.lost(1);
+        }
+    }
+
+    /// Has the clerk report what passed without Redis. While Redis is gone it does so anyway when it is back.
+    pub(super) fn report_soon(&self) {
+        if self.state() == BackendState::Shared && !self.owing.swap(true, Ordering::Relaxed) {
+            // An inbox that is full is worked off, and the next beat reports as well.
+            let _ = self.jobs.try_send(Job::Report);
         }
     }
 
@@ -432,55 +337,18 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A question on its way. Whoever stops waiting for the answer, by deadline or by leaving, leaves it to the background, which
-/// gives back what it took.
-struct Asked<'a> {
-    shared: &'a Arc<Shared>,
-    ledgers: &'a [Arc<Ledger>],
-    tokens: u64,
-    grant: Grant,
-    reply: Option<Reply>,
-}
+/// How many looks a deadline is made of.
+const LOOKS: u32 = 5;
 
-impl Drop for Asked<'_> {
-    fn drop(&mut self) {
-        let Some(reply) = self.reply.take() else { return };
-        let (Ok(runtime), Ok(seat)) = (tokio::runtime::Handle::try_current(), self.shared.orphans.clone().try_acquire_owned())
-        else {
-            return self.shared.observer.lost(1);
-        };
-        let (shared, ledgers, grant) = (self.shared.clone(), self.ledgers.to_vec(), self.grant);
-        let tokens = i64::try_from(self.tokens).unwrap_or(i64::MAX);
-        runtime.spawn(async move {
-            let _seat = seat;
-            let Ok(Ok(answer)) = timeout(ORPHAN_WAIT, reply).await else { return };
-            let Ok(verdict) = Verdict::read(answer) else { return };
-            if verdict.ruling == Ruling::Admitted {
-                let grant = Grant { slot: verdict.slot, ..grant };
-                shared.tell(GiveBack { ledgers, grant, requests: -1, tokens: -tokens });
-            }
-        });
-    }
-}
-
-/// The room left in the tightest rules, by Redis' count.
-fn standing(ledgers: &[Arc<Ledger>], verdict: &Verdict) -> Standing {
-    let mut standing = Standing::default();
-    for (ledger, sum) in ledgers.iter().zip(&verdict.sums) {
-        if let Some(limit) = ledger.rule.requests_per_minute {
-            Standing::narrow(&mut standing.requests, window(limit, sum.requests, sum, verdict.ms));
-        }
-        if let Some(limit) = ledger.rule.tokens_per_minute {
-            Standing::narrow(&mut standing.tokens, window(limit, sum.tokens, sum, verdict.ms));
+/// Waits for as long as `deadline`, in looks of which each begins when the last is over: time in which this thread itself was
+/// held up is not held against Redis, for an answer that came meanwhile is read before the next look ends.
+async fn patiently<F: Future>(deadline: Duration, mut future: Pin<&mut F>) -> Option<F::Output> {
+    for _ in 0..LOOKS {
+        if let Ok(output) = timeout(deadline / LOOKS, future.as_mut()).await {
+            return Some(output);
         }
     }
-    standing
-}
-
-fn window(limit: u64, passed: u64, sum: &Sum, ms: i64) -> Window {
-    let empty_at = sum.newest.filter(|_| passed > 0).map_or(0, leaves_at);
-    let reset = empty_at.saturating_sub(u64::try_from(ms).unwrap_or(0));
-    Window { limit, remaining: limit.saturating_sub(passed), reset: Duration::from_millis(reset) }
+    None
 }
 
 fn millis(duration: Duration) -> i64 {

@@ -1,6 +1,8 @@
 //! What a limit says: for whom it counts, and how much may pass.
 //! It must not know what has passed, nor where that is counted.
 
+use super::slots::Grid;
+
 /// For whom a rule counts. Together with the rule's name it says what is counted together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scope {
@@ -30,7 +32,25 @@ impl Scope {
     }
 }
 
-/// Which of a rule's three figures is meant.
+/// The span in which no more than the limit may pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Span {
+    /// Any 60 seconds.
+    Minute,
+    /// Any one second: smooths what a minute lets pass at once.
+    Second,
+}
+
+impl Span {
+    pub(super) const fn grid(self) -> Grid {
+        match self {
+            Self::Minute => Grid::MINUTE,
+            Self::Second => Grid::SECOND,
+        }
+    }
+}
+
+/// Which of the configured figures is meant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// Calls in any span of 60 seconds.
@@ -39,6 +59,10 @@ pub enum Limit {
     Tokens,
     /// Calls that run at the same time.
     Concurrency,
+    /// Calls in any span of one second.
+    RequestsPerSecond,
+    /// Tokens in any span of one second.
+    TokensPerSecond,
 }
 
 impl Limit {
@@ -49,22 +73,26 @@ impl Limit {
             Self::Requests => "rpm",
             Self::Tokens => "tpm",
             Self::Concurrency => "concurrency",
+            Self::RequestsPerSecond => "rps",
+            Self::TokensPerSecond => "tps",
         }
     }
 }
 
-/// One configured rule. A figure that is left out does not limit.
+/// One rule. A figure that is left out does not limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// For whom it counts.
     pub scope: Scope,
-    /// Who that is, unique within the scope: `team-a`, `team-a/gpt-4o`, `openai`. It is part of the keys in Redis,
-    /// so gateways that share a Redis and a name share what is counted under it.
+    /// Who that is, unique within the scope and span: `team-a`, `team-a/gpt-4o`, `openai`. It is part of the keys in
+    /// Redis, so gateways that share a Redis and a name share what is counted under it.
     pub name: String,
-    /// Calls that may pass in any span of 60 seconds.
-    pub requests_per_minute: Option<u64>,
-    /// Tokens that may pass in any span of 60 seconds.
-    pub tokens_per_minute: Option<u64>,
+    /// The span of the first two figures.
+    pub span: Span,
+    /// Calls that may pass in any such span.
+    pub requests: Option<u64>,
+    /// Tokens that may pass in any such span.
+    pub tokens: Option<u64>,
     /// Calls that may run at the same time.
     pub max_concurrent: Option<u64>,
 }
@@ -73,6 +101,15 @@ impl Rule {
     /// Whether the rule limits anything at all.
     #[must_use]
     pub const fn limits_nothing(&self) -> bool {
-        self.requests_per_minute.is_none() && self.tokens_per_minute.is_none() && self.max_concurrent.is_none()
+        self.requests.is_none() && self.tokens.is_none() && self.max_concurrent.is_none()
+    }
+
+    /// What a figure of this rule is called, which was counted without regard to its span.
+    pub(super) const fn limit(&self, figure: Limit) -> Limit {
+        match (self.span, figure) {
+            (Span::Second, Limit::Requests) => Limit::RequestsPerSecond,
+            (Span::Second, Limit::Tokens) => Limit::TokensPerSecond,
+            _ => figure,
+        }
     }
 }

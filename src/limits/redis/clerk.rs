@@ -5,6 +5,7 @@
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -16,9 +17,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::link::Connection;
 use super::script::{SCRIPTS, Script};
-use super::{GiveBack, Job, Shared, millis, tag};
+use super::{GiveBack, Job, Shared, millis, patiently, tag};
 use crate::limits::memory::Told;
-use crate::limits::slots::slot_of;
 
 /// How often a replica says that it lives.
 const BEAT: Duration = Duration::from_secs(1);
@@ -195,8 +195,13 @@ impl Clerk {
         for job in jobs.drain(..) {
             match job {
                 Job::GiveBack(back) => backs.push(back),
+                Job::Report => {}
                 Job::Leave(done) => goodbye = Some(done),
             }
+        }
+        // First: where a call passed here and its late question passed there as well, its room is not free in between.
+        if shared.owing.swap(false, Ordering::Relaxed) {
+            self.report(shared, connection, false).await?;
         }
         if let Err(error) = give_back(shared, connection, &backs).await {
             // Whether Redis did it is unknown. To do it twice would let too much pass; not to, only holds places and
@@ -226,23 +231,24 @@ impl Clerk {
         let tag = tag(&shared.options.prefix);
         let keys = [format!("{tag}:replicas"), format!("{tag}:epoch")];
         let mut command = SCRIPTS.beat.call(&keys.each_ref().map(String::as_str));
-        command.arg(shared.shift.load(Ordering::Relaxed)).arg(&shared.replica).arg(millis(life)).arg(fastrand::u64(1..1 << 50));
+        let shift = shared.shift.load(Ordering::Relaxed);
+        command.arg(shift).arg(&shared.replica).arg(millis(life)).arg(fastrand::u64(1..1 << 50));
         let answer = within(deadline, &SCRIPTS.beat, connection, command).await?;
         let (ms, replicas, epoch) = <(i64, u64, u64)>::from_redis_value(answer)?;
-        shared.set_clock(ms);
+        shared.set_clock(ms, shift);
         Ok(Beat { replicas, epoch })
     }
 
     /// Tells Redis what this replica let pass and Redis does not know; everything of the last minute if Redis forgot it.
     async fn report(&self, shared: &Shared, connection: &MultiplexedConnection, everything: bool) -> RedisResult<()> {
         for cell in shared.ledgers.cells() {
-            let now = slot_of(shared.clock.now_ms());
-            let told = cell.lock().tell(everything, now);
+            let (now_ms, grid) = (shared.clock.now_ms(), cell.span.grid());
+            let told = cell.lock().tell(everything, now_ms);
             for told in told.chunks(BATCH) {
                 let mut command = SCRIPTS.report.call(&[&cell.keys.window]);
-                command.arg(shared.shift.load(Ordering::Relaxed));
+                command.arg(shared.shift.load(Ordering::Relaxed)).arg(grid.slot_ms).arg(grid.reach);
                 for Told { slot, requests, tokens } in told {
-                    command.arg(now.saturating_sub(*slot)).arg(requests).arg(tokens);
+                    command.arg(grid.slot_of(now_ms).saturating_sub(*slot)).arg(requests).arg(tokens);
                 }
                 if let Err(error) = within(unhurried(shared), &SCRIPTS.report, connection, command).await {
                     cell.lock().owe(told);
@@ -289,8 +295,10 @@ async fn give_back(shared: &Shared, connection: &MultiplexedConnection, backs: &
         command.arg(shared.shift.load(Ordering::Relaxed));
         for (back, ledger) in entries {
             let known = i64::from(shared.knows(&back.grant));
-            let tokens = if ledger.rule.tokens_per_minute.is_some() { back.tokens } else { 0 };
-            command.arg(back.grant.slot).arg(known * back.requests).arg(known * tokens).arg(shared.lease_name(back.grant.lease));
+            let tokens = if ledger.rule.tokens.is_some() { back.tokens } else { 0 };
+            let grid = ledger.rule.span.grid();
+            command.arg(back.grant.at_ms).arg(known * back.requests).arg(known * tokens);
+            command.arg(shared.lease_name(back.grant.lease)).arg(grid.slot_ms).arg(grid.reach);
         }
         within(unhurried(shared), &SCRIPTS.give_back, connection, command).await?;
     }
@@ -302,7 +310,7 @@ fn unhurried(shared: &Shared) -> Duration {
 }
 
 async fn within(deadline: Duration, script: &Script, connection: &MultiplexedConnection, command: Cmd) -> RedisResult<Value> {
-    timeout(deadline, script.run(connection.clone(), command)).await.map_err(|_| late("a script"))?
+    patiently(deadline, pin!(script.run(connection.clone(), command))).await.ok_or_else(|| late("a script"))?
 }
 
 fn late(what: &'static str) -> RedisError {

@@ -1,7 +1,7 @@
 -- What ended calls give back: their places, and what they reserved and did not use. What they used beyond is charged now.
--- KEYS: per entry a window and its leases. ARGV: shift; then per entry the slot of admission, the change in calls, the
--- change in tokens, and the lease.
-local now = math.floor(clock(ARGV[1]) / SLOT)
+-- KEYS: per entry a window and its leases. ARGV: shift; then per entry the time of admission, the change in calls, the
+-- change in tokens, the lease, and the window's grid.
+local ms = clock(ARGV[1])
 
 local function take_back(key, kind, slot, amount)
   local counted = tonumber(redis.call('HGET', key, kind .. slot) or 0)
@@ -13,13 +13,15 @@ local function take_back(key, kind, slot, amount)
 end
 
 for i = 1, #KEYS / 2 do
-  local window, leases, at = KEYS[i * 2 - 1], KEYS[i * 2], i * 4 - 2
-  local slot, requests, tokens = tonumber(ARGV[at]), tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local window, leases, at = KEYS[i * 2 - 1], KEYS[i * 2], i * 6 - 4
+  local requests, tokens = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local grid = grid(ARGV[at + 4], ARGV[at + 5])
+  local slot, now = math.floor(tonumber(ARGV[at]) / grid.slot), math.floor(ms / grid.slot)
   redis.call('ZREM', leases, ARGV[at + 3])
-  if slot >= now - REACH then
+  if slot >= now - grid.reach then
     if requests < 0 then take_back(window, 'r', slot, -requests) end
     if tokens < 0 then take_back(window, 't', slot, -tokens) end
   end
-  if tokens > 0 then add(roll(window, now), now, 0, tokens) end
+  if tokens > 0 then add(roll(window, grid, now), now, 0, tokens) end
 end
 return 0

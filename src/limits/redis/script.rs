@@ -90,8 +90,6 @@ pub(super) struct Verdict {
     pub(super) ruling: Ruling,
     /// Redis' time, in milliseconds since 1970.
     pub(super) ms: i64,
-    /// The slot of that time.
-    pub(super) slot: u64,
     /// Per rule that was asked.
     pub(super) sums: Vec<Sum>,
 }
@@ -100,7 +98,7 @@ impl Verdict {
     /// Reads an answer.
     pub(super) fn read(answer: Value) -> RedisResult<Self> {
         let numbers = Vec::<i64>::from_redis_value(answer)?;
-        let [verdict, ms, slot, index, figure, wait, rules @ ..] = numbers.as_slice() else {
+        let [verdict, ms, index, figure, wait, rules @ ..] = numbers.as_slice() else {
             return Err(RedisError::from((ErrorKind::UnexpectedReturnType, "the answer of the admit script is too short")));
         };
         let ruling = match verdict {
@@ -117,7 +115,7 @@ impl Verdict {
             tokens: unsigned(rule[1]),
             newest: u64::try_from(rule[2]).ok(),
         });
-        Ok(Self { ruling, ms: *ms, slot: unsigned(*slot), sums: sums.collect() })
+        Ok(Self { ruling, ms: *ms, sums: sums.collect() })
     }
 }
 
