@@ -1,6 +1,8 @@
 # ChoreoAI Gateway: what people type. `make test` is what has to pass before anything is merged.
 
 CARGO ?= cargo
+# How long the soak lasts, in minutes.
+SOAK_MINUTES ?= 20
 # How long each fuzz target runs, in seconds.
 FUZZ_SECONDS ?= 60
 # Minutes of bad weather in the demo load, and who is called and watched.
@@ -9,7 +11,7 @@ GATEWAY ?= http://127.0.0.1:8000
 GATEWAY_KEY ?= sk-demo
 PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy bench bench-micro fuzz needs lint licences monitoring demo-load
+.PHONY: run check test accuracy bench bench-micro soak fuzz needs lint licences monitoring demo-load
 
 run:
 	$(CARGO) run --release
@@ -33,6 +35,12 @@ bench:
 # Instructions and allocations of the hot leaves, under valgrind.
 bench-micro:
 	bench/micro.sh
+
+# Calls, faults and leavers at random against an optimised gateway: does anything stay behind? Ends by itself.
+soak:
+	$(CARGO) build --release
+	CHOREOAI_BINARY=$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/choreoai SOAK_MINUTES=$(SOAK_MINUTES) \
+		$(CARGO) test --test tests soak -- --ignored --nocapture
 
 # The parsers against mutated input.
 fuzz:

@@ -54,6 +54,8 @@ mod secrets;
 #[cfg(test)]
 mod signing;
 #[cfg(test)]
+mod soak;
+#[cfg(test)]
 mod streams;
 #[cfg(test)]
 mod support;

@@ -18,6 +18,9 @@ use super::{GLANCE, PATIENCE};
 /// Gauges that are above zero only while something is going on.
 const IN_FLIGHT: [&str; 3] = ["choreoai_requests_in_flight", "choreoai_attempts_in_flight", "choreoai_queue_size"];
 
+/// Names the gateway that is to be tested instead of the one that was built with the tests, e.g. an optimised one.
+const BINARY: &str = "CHOREOAI_BINARY";
+
 /// Looks in a row that must find the same memory before it counts as settled.
 const STEADY: u32 = 8;
 
@@ -66,7 +69,8 @@ impl Setup {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("gateway-{}-{}.toml", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let path = self.file.clone().unwrap_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_choreoai"));
+        let binary = std::env::var_os(BINARY).unwrap_or_else(|| env!("CARGO_BIN_EXE_choreoai").into());
+        let mut command = Command::new(binary);
         command.args(arguments).env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if !self.toml.is_empty() {
             std::fs::write(&path, &self.toml).unwrap();
@@ -209,6 +213,17 @@ impl Gateway {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Open file descriptors and threads.
+    pub fn descriptors_and_threads(&self) -> (usize, usize) {
+        let count = |what: &str| std::fs::read_dir(format!("/proc/{}/{what}", self.pid())).unwrap().count();
+        (count("fd"), count("task"))
+    }
+
+    /// Keeps no line that was written so far.
+    pub fn forget_output(&self) {
+        self.output.lock().unwrap().clear();
     }
 
     /// Sends SIGTERM.

@@ -148,6 +148,9 @@ type Script = Arc<dyn Fn(&Exchange) -> Reply + Send + Sync>;
 struct Shared {
     scripts: Mutex<HashMap<String, Script>>,
     exchanges: Mutex<Vec<Exchange>>,
+    /// For a run that is too long to remember it: only how many requests came for each model.
+    forgets: bool,
+    counts: Mutex<HashMap<String, usize>>,
 }
 
 /// The provider. It ends when dropped.
@@ -165,9 +168,18 @@ impl Drop for FakeProvider {
 
 impl FakeProvider {
     pub async fn start() -> Self {
+        Self::start_with(Shared::default()).await
+    }
+
+    /// One that counts what it was asked, and remembers nothing of it.
+    pub async fn start_forgetful() -> Self {
+        Self::start_with(Shared { forgets: true, ..Shared::default() }).await
+    }
+
+    async fn start_with(shared: Shared) -> Self {
+        let shared = Arc::new(shared);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared = Arc::new(Shared::default());
         let accepting = tokio::spawn(accept(listener, shared.clone()));
         Self { address, shared, accepting }
     }
@@ -190,7 +202,7 @@ impl FakeProvider {
 
     /// How many requests came, for whatever model.
     pub fn count(&self) -> usize {
-        self.shared.exchanges.lock().unwrap().len()
+        self.shared.counts.lock().unwrap().values().sum()
     }
 
     /// Waits until the exchanges for this model are as wished.
@@ -248,13 +260,19 @@ impl Shared {
     fn receive(&self, head: Head, body: Bytes) -> (usize, Reply) {
         let json: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         let model = json["model"].as_str().unwrap_or_default().to_owned();
+        let mut counts = self.counts.lock().unwrap();
+        let count = counts.entry(model.clone()).or_default();
+        let number = *count;
+        *count += 1;
+        drop(counts);
         let mut exchanges = self.exchanges.lock().unwrap();
-        let number = exchanges.iter().filter(|earlier| earlier.model == model).count();
         let path = head.second_word().to_owned();
         let (tokens_written, steps_done, left_early, over) = (0, 0, false, false);
-        exchanges.push(Exchange { path, head, body, model: model.clone(), number, tokens_written, steps_done, left_early, over });
-        let index = exchanges.len() - 1;
-        let exchange = exchanges[index].clone();
+        let exchange = Exchange { path, head, body, model: model.clone(), number, tokens_written, steps_done, left_early, over };
+        let index = exchanges.len();
+        if !self.forgets {
+            exchanges.push(exchange.clone());
+        }
         drop(exchanges);
         let script = self.script(&model);
         let unknown = serde_json::json!({"error": {"message": "no such model", "type": "invalid_request_error", "param": null, "code": "model_not_found"}});
@@ -269,7 +287,7 @@ struct Progress<'a> {
 
 impl Progress<'_> {
     fn note(&self, change: impl FnOnce(&mut Exchange)) {
-        change(&mut self.shared.exchanges.lock().unwrap()[self.index]);
+        self.shared.exchanges.lock().unwrap().get_mut(self.index).map(change);
     }
 }
 
