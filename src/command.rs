@@ -13,7 +13,7 @@ use choreoai::house::{self, House};
 use choreoai::meter::Meter;
 use choreoai::metrics::Metrics;
 use choreoai::reload::Reloader;
-use choreoai::{demo, report, server, telemetry};
+use choreoai::{demo, probe, report, server, telemetry};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -155,11 +155,13 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
     std::io::stderr().write_all(report::welcome(&house, address, demo.is_some()).as_bytes())?;
     let app = App::new(house);
     let reloading = tokio::spawn(Reloader::new(app.clone(), read, demo).run(hangup));
+    let probing = tokio::spawn(probe::run(app.clone()));
     let mut since = Instant::now();
     let leave = async {
         told(stops.clone(), 1).await;
         since = Instant::now();
         reloading.abort();
+        probing.abort();
     };
     server::serve(listener, app, leave, told(stops.clone(), 2)).await?;
     limits.close().await;

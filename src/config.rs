@@ -167,6 +167,8 @@ pub struct Provider {
     pub retry: Retry,
     /// When to stop calling for a while.
     pub breaker: Breaker,
+    /// Asking it from time to time whether it is there; `None` is never.
+    pub probe: Option<Probe>,
 }
 
 /// What happens to the upstream call when the client leaves.
@@ -220,6 +222,15 @@ pub struct Breaker {
     pub window: Duration,
     /// How long it stays open before one call may try.
     pub open: Duration,
+}
+
+/// Asking a provider from time to time whether it is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// How often.
+    pub every: Duration,
+    /// How long it may take to answer.
+    pub timeout: Duration,
 }
 
 /// `[models.NAME]`

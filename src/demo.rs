@@ -96,6 +96,7 @@ pub fn configuration(port: u16) -> (config::Provider, Vec<config::PriceRow>) {
         timeouts: config::Timeouts { connect: seconds(5), first_byte: seconds(60), idle: seconds(60), total: seconds(600) },
         retry: config::Retry { attempts: 1, base: Duration::from_millis(250), max: seconds(8) },
         breaker: config::Breaker { failures: 20, window: seconds(30), open: seconds(15) },
+        probe: None,
     };
     let priced = MODELS.iter().filter_map(|model| {
         let (input, output) = model.price?;

@@ -7,13 +7,14 @@ mod heritage;
 mod observer;
 mod presence;
 
+pub use health::Health;
 pub use presence::PER_ADDRESS;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use crate::auth::{Auth, Caller};
@@ -111,6 +112,7 @@ pub struct House {
     lanes: RwLock<HashMap<(String, String), Arc<Lane>>>,
     gateway: Option<Arc<Ledger>>,
     keys: HashMap<String, KeyLedgers>,
+    lost: Arc<Mutex<health::Lost>>,
 }
 
 /// What a house is built of.
@@ -174,6 +176,7 @@ impl House {
             lanes: RwLock::default(),
             gateway,
             keys,
+            lost: Arc::default(),
         }
     }
 
@@ -227,12 +230,6 @@ impl House {
         models.sort();
         models.dedup();
         models
-    }
-
-    /// Whether the configuration names at least one provider.
-    #[must_use]
-    pub fn can_route(&self) -> bool {
-        !self.providers.is_empty()
     }
 
     fn make_plan(&self, name: &str) -> Option<Plan> {

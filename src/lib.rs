@@ -13,6 +13,7 @@ pub mod meter;
 pub mod metrics;
 pub mod pipeline;
 pub mod prices;
+pub mod probe;
 pub mod reload;
 pub mod report;
 pub mod router;

@@ -148,6 +148,8 @@ metrics! {
     circuit_breaker_trips: IntCounterVec = "choreoai_circuit_breaker_trips_total" ["provider"];
     /// Whether calls for a model can be routed to this target: 1 yes, 0 no.
     model_available: IntGaugeVec = "choreoai_model_available" ["provider", "model"];
+    /// Times a provider was asked whether it is there, beside all calls: result is ok or failed.
+    probes: IntCounterVec = "choreoai_probes_total" ["provider", "result"];
     /// Calls waiting for one of a provider's concurrent places.
     queue_size: IntGaugeVec = "choreoai_queue_size" ["provider"];
     /// Time calls waited for a provider's concurrent place, in seconds.
@@ -184,6 +186,12 @@ impl Metrics {
         self.config_last_reload_successful.set(1);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         self.config_last_reload_success_timestamp.set(now.as_secs_f64());
+    }
+
+    /// Log lines that were dropped, and with them the usage records they hold.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.telemetry_dropped.with_label_values(&["logs"]).get()
     }
 
     /// Every series as OpenMetrics text (version 1.0.0).

@@ -1,6 +1,8 @@
 //! What the gateway tells about itself: health, readiness, metrics, and the models it can route.
 //! It must not know how a call runs.
 
+mod memory;
+
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -10,7 +12,8 @@ use serde_json::{Value, json};
 
 use crate::auth::Caller;
 use crate::error::{Error, Kind};
-use crate::house::House;
+use crate::house::{Health, House};
+use crate::limits::BackendState;
 use crate::router;
 
 /// A page about the gateway itself.
@@ -37,21 +40,63 @@ impl Page {
 /// `GET /health`: what is well and what is not; 503 when no call could be answered.
 #[must_use]
 pub fn health(house: &House, is_leaving: bool) -> Page {
-    let can_route = house.can_route();
-    let word = |is_well: bool| if is_well { "ok" } else { "failing" };
+    let targets = house.health(router::now());
+    let checks =
+        [("upstreams", upstreams(&targets)), ("redis", redis(house)), ("metering", metering(house)), ("memory", memory::check())];
+    let can_route = targets.can_route();
+    let is_well = checks.iter().all(|(_, (is_well, _))| *is_well);
+    let status = match (can_route, is_leaving, is_well) {
+        (false, _, _) => "unhealthy",
+        (true, true, _) => "draining",
+        (true, false, false) => "degraded",
+        (true, false, true) => "healthy",
+    };
+    let checks: Value = checks.into_iter().map(|(name, (_, check))| (name.to_owned(), check)).collect();
     let body = json!({
-        "status": if !can_route { "unhealthy" } else if is_leaving { "draining" } else { "healthy" },
+        "status": status,
         "timestamp": humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
         "version": env!("CARGO_PKG_VERSION"),
-        "checks": {"upstreams": {"status": word(can_route)}, "metering": {"status": "ok"}},
+        "checks": checks,
     });
     Page::json(if can_route { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
+}
+
+/// One check: whether all is well, and what is shown.
+type Check = (bool, Value);
+
+fn upstreams(targets: &Health) -> Check {
+    let is_well = targets.resting.is_empty();
+    let status = if is_well {
+        "ok"
+    } else if targets.can_route() {
+        "degraded"
+    } else {
+        "failing"
+    };
+    (is_well, json!({"status": status, "known": targets.known, "resting": targets.resting}))
+}
+
+fn redis(house: &House) -> Check {
+    let state = house.limits.state();
+    match state {
+        BackendState::Memory => (true, json!({"status": "unused"})),
+        BackendState::Starting | BackendState::Shared => {
+            (true, json!({"status": "ok", "state": state.label(), "replicas": house.limits.replicas()}))
+        }
+        BackendState::Degraded => (false, json!({"status": "degraded", "state": state.label()})),
+    }
+}
+
+fn metering(house: &House) -> Check {
+    let is_well = !house.lost_lines_lately(router::now());
+    let status = if is_well { "ok" } else { "degraded" };
+    (is_well, json!({"status": status, "running": house.meter.running(), "lines_dropped": house.metrics.dropped_lines()}))
 }
 
 /// `GET /ready`: whether new calls are welcome.
 #[must_use]
 pub fn ready(house: &House, is_leaving: bool) -> Page {
-    let is_ready = house.can_route() && !is_leaving;
+    let is_ready = !is_leaving && house.health(router::now()).can_route();
     let status = if is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Page::json(status, &json!({"ready": is_ready}))
 }

@@ -16,7 +16,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use providers::frames::Framing;
 use providers::{Auth, UpstreamRequest};
 use reqwest::{Client, Url};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -132,6 +133,25 @@ impl Upstream {
         let answered = timeout_at(first_byte, self.client.execute(outgoing)).await;
         let mut answer = answered.map_err(|_| Failure::Timeout)?.map_err(|error| failure(&error))?;
         Ok(Answer { status: answer.status(), headers: std::mem::take(answer.headers_mut()), body: answer })
+    }
+
+    /// Whether the provider is there: it answers a GET that costs nothing within `wait`, with anything but
+    /// a server error.
+    pub async fn is_there(&self, path: &str, wait: Duration) -> bool {
+        let request = UpstreamRequest {
+            method: Method::GET,
+            path: path.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            framing: Framing::Sse,
+            dropped: Vec::new(),
+        };
+        let deadline = Instant::now() + wait;
+        match self.send(request, deadline).await {
+            // Read to its end, so that the connection can serve again.
+            Ok(answer) => !answer.status.is_server_error() && answer.whole(wait, deadline).await.is_ok(),
+            Err(_) => false,
+        }
     }
 
     /// Brings the counter of reused connections up to date: every request that did not open a connection

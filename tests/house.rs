@@ -8,7 +8,7 @@ use std::process::Command;
 /// From the top down: a file may name what stands on a lower floor, never beside or above.
 const FLOORS: [&[&str]; 8] = [
     &["main", "command"],
-    &["reload", "report", "server"],
+    &["probe", "reload", "report", "server"],
     &["app"],
     &["pipeline"],
     &["status"],

@@ -111,7 +111,7 @@ fn configuration(fakes: &[FakeProvider], number: u64) -> String {
     let routed = |model: &&str| {
         format!("[models.{model}]\ntargets = [ {{ target = \"one/{model}\" }}, {{ target = \"two/{model}\", tier = 2 }} ]\n")
     };
-    let drains = if number % 2 == 0 { "on_disconnect = \"drain\"\ndrain_timeout = \"2s\"" } else { "" };
+    let drains = if number.is_multiple_of(2) { "on_disconnect = \"drain\"\ndrain_timeout = \"2s\"" } else { "" };
     "[rate_limit]\nrequests_per_minute = 1000000\n".to_owned()
         + &provider("one", &fakes[0], "")
         + &provider("two", &fakes[1], drains)

@@ -14,6 +14,8 @@ mod drift;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod health;
+#[cfg(test)]
 mod house;
 #[cfg(test)]
 mod keys;

@@ -39,6 +39,8 @@ def trouble():
         lines("Fallbacks", "Calls handed from one provider to the next.", "ops",
               [(rate("choreoai_fallbacks_total", S, "from_provider, to_provider, reason"),
                 "{{from_provider}} → {{to_provider}} ({{reason}})")], 9),
+        lines("Probes", "Whether each provider was there when it was asked beside all calls. Flat where none is configured.", "ops",
+              [(rate("choreoai_probes_total", P, "provider, result"), "{{provider}} {{result}}")], 24),
         lines("Malformed events", "Events of a provider's stream that could not be read and were skipped.", "ops",
               [(rate("choreoai_malformed_events_total", P, "provider"), "{{provider}}")]),
         lines("Quota left at the provider", "What the provider's own rate limit headers last said remains.", "short",

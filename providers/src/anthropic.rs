@@ -51,6 +51,10 @@ impl Provider for Anthropic {
         endpoint == Endpoint::Chat
     }
 
+    fn health_path(&self) -> &'static str {
+        "/v1/models"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let said = request::say(call, Host::Anthropic)?;
         Ok(UpstreamRequest {

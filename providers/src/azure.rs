@@ -37,6 +37,10 @@ impl Provider for Azure {
         matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
     }
 
+    fn health_path(&self) -> &'static str {
+        "/openai/v1/models"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let upstream = compatible::USUAL.request(call)?;
         let path = match call.account.api_version.as_deref() {

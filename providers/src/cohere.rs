@@ -40,6 +40,10 @@ impl Provider for Cohere {
         matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
     }
 
+    fn health_path(&self) -> &'static str {
+        "/v1/models"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let (path, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => ("/v2/chat", request::chat(call, self.kind())?),

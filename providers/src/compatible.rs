@@ -163,6 +163,10 @@ impl Provider for Row {
         }
     }
 
+    fn health_path(&self) -> &'static str {
+        "/models"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let request = call.request;
         let mut edits = Vec::with_capacity(4);

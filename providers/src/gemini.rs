@@ -47,6 +47,10 @@ impl Provider for Gemini {
         matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
     }
 
+    fn health_path(&self) -> &'static str {
+        "/v1beta/models"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let version = call.account.api_version.as_deref().unwrap_or(API_VERSION);
         let model = segment::of_model(bare_name(call.model))?;

@@ -59,6 +59,12 @@ pub trait Provider: Send + Sync + 'static {
     /// Whether calls to this endpoint can be translated.
     fn serves(&self, endpoint: Endpoint) -> bool;
 
+    /// A path below the base URL that costs nothing to GET, to see whether the provider is there: any
+    /// answer but a server error says that it is.
+    fn health_path(&self) -> &'static str {
+        "/"
+    }
+
     /// The client's call in this wire.
     ///
     /// # Errors

@@ -41,6 +41,10 @@ impl Provider for Ollama {
         matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
     }
 
+    fn health_path(&self) -> &'static str {
+        "/api/tags"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let (path, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => ("/api/chat", request::chat(call, self.kind())?),

@@ -10,8 +10,8 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Backend, Balance, Breaker, Config, ConfigError, Key, Limits, LogFormat, Model, OnDisconnect, OnFailure, PriceRow, Provider,
-    Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, credentials, file,
+    Backend, Balance, Breaker, Config, ConfigError, Key, Limits, LogFormat, Model, OnDisconnect, OnFailure, PriceRow, Probe,
+    Provider, Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, credentials, file,
 };
 
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -229,9 +229,17 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
             window: duration(&at("breaker.window"), file.breaker.window.as_deref(), Duration::from_secs(30))?,
             open: duration(&at("breaker.open"), file.breaker.open.as_deref(), Duration::from_secs(15))?,
         },
+        probe: probe(&name, &file.probe)?,
         models: file.models,
         name,
     })
+}
+
+fn probe(name: &str, file: &file::Probe) -> Result<Option<Probe>, ConfigError> {
+    let at = |key: &str| format!("providers.{name}.probe.{key}");
+    let every = duration(&at("every"), file.every.as_deref(), Duration::ZERO)?;
+    let timeout = duration(&at("timeout"), file.timeout.as_deref(), Duration::from_secs(5))?;
+    Ok((!every.is_zero()).then_some(Probe { every, timeout }))
 }
 
 fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> {

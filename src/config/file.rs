@@ -72,6 +72,7 @@ pub(super) struct Provider {
     pub timeouts: Timeouts,
     pub retry: Retry,
     pub breaker: Breaker,
+    pub probe: Probe,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -104,6 +105,13 @@ pub(super) struct Breaker {
     pub failures: Option<u32>,
     pub window: Option<String>,
     pub open: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Probe {
+    pub every: Option<String>,
+    pub timeout: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,14 +1,54 @@
-//! How the targets are, as gauges: found out when somebody looks, because time alone changes it.
+//! How the targets are: found out when somebody looks, because time alone changes it.
 //! It must not know what made a target ill.
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
-use std::time::Instant;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
-use super::House;
+use super::{House, Lane, Provider};
 use crate::router::State;
 
+/// How long the loss of log lines is spoken of.
+const LATELY: Duration = Duration::from_secs(300);
+
+/// How the targets are.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// Targets that are known: those of the configuration, and those that were called.
+    pub known: usize,
+    /// Those that are left alone for now, as `provider/model`.
+    pub resting: Vec<String>,
+    /// Whether there is a provider of which no target is known, so that nothing speaks against it.
+    has_untried: bool,
+}
+
+impl Health {
+    /// Whether a call could be sent anywhere.
+    #[must_use]
+    pub fn can_route(&self) -> bool {
+        self.has_untried || self.resting.len() < self.known
+    }
+}
+
+/// Lines that were lost, as far as somebody looked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Lost {
+    lines: u64,
+    noticed: Option<Instant>,
+}
+
 impl House {
+    /// How the targets are now.
+    #[must_use]
+    pub fn health(&self, now: Instant) -> Health {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        let resting = lanes.iter().filter(|(_, lane)| lane.target.breaker.state(now) == State::Open);
+        let mut resting: Vec<String> = resting.map(|((provider, model), _)| format!("{provider}/{model}")).collect();
+        resting.sort_unstable();
+        let is_untried = |name: &String| !lanes.keys().any(|(provider, _)| provider == name);
+        Health { known: lanes.len(), resting, has_untried: self.providers.keys().any(is_untried) }
+    }
+
     /// Sets the gauges of breakers and of models that can be called to how things are now.
     pub fn show_health(&self, now: Instant) {
         self.providers.values().for_each(|provider| provider.upstream.count_reuse());
@@ -25,5 +65,37 @@ impl House {
         for (provider, state) in worst {
             self.metrics.circuit_breaker_state.with_label_values(&[provider]).set(state as i64);
         }
+    }
+
+    /// The providers that are to be asked from time to time whether they are there.
+    pub fn probed(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.providers.values().filter(|provider| provider.config.probe.is_some())
+    }
+
+    /// Leaves every known target of this provider alone for a while.
+    pub fn rest(&self, provider: &str, now: Instant, wait: Duration) {
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
+        let of_provider = |lane: &&Arc<Lane>| lane.account.provider == provider;
+        lanes.values().filter(of_provider).for_each(|lane| lane.target.breaker.cool_down(now, wait));
+    }
+
+    /// Whether log lines, and with them usage records, were lost within the last minutes, as far as
+    /// somebody looked.
+    #[must_use]
+    pub fn lost_lines_lately(&self, now: Instant) -> bool {
+        let lines = self.metrics.dropped_lines();
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines > lost.lines {
+            *lost = Lost { lines, noticed: Some(now) };
+        }
+        lost.noticed.is_some_and(|at| now.saturating_duration_since(at) < LATELY)
+    }
+}
+
+impl Provider {
+    /// Whether it is there: asks something that costs nothing, and says so in the metrics.
+    pub async fn is_there(&self) -> bool {
+        let Some(probe) = self.config.probe else { return true };
+        self.upstream.is_there(self.wire.0.health_path(), probe.timeout).await
     }
 }

@@ -27,6 +27,7 @@ impl House {
         let providers = providers.into_iter().map(|provider| (provider.config.name.clone(), provider)).collect();
         let mut house = Self::furnish(config, Rooms { metrics, meter: self.meter.clone(), limits, prices, providers });
         house.auth.take_over(&self.auth);
+        house.lost = Arc::clone(&self.lost);
         if house.config.rate_limit.per_ip_per_second == self.config.rate_limit.per_ip_per_second {
             house.flood.clone_from(&self.flood);
         }

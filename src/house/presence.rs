@@ -64,6 +64,9 @@ impl House {
 
     fn present_provider(&self, provider: &str) {
         self.present_errors(provider);
+        for result in ["ok", "failed"] {
+            self.metrics.probes.with_label_values(&[provider, result]);
+        }
         for outcome in Outcome::ALL {
             self.metrics.upstream_requests.with_label_values(&[provider, outcome.label()]);
         }
