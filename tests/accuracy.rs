@@ -4,7 +4,9 @@
 
 mod bill;
 mod cases;
+mod foreign;
 mod leaving;
+mod wires;
 
 use std::sync::Arc;
 
@@ -50,6 +52,10 @@ fn configuration(provider: &FakeProvider, cases: &[Case]) -> String {
         let unpriced: Vec<_> =
             cases.iter().filter(|case| !case.priced && case.provider == kind).map(|case| &case.model).collect();
         toml += &format!("[providers.{kind}]\nkind = \"{kind}\"\nbase_url = \"{url}\"\nmodels = {unpriced:?}\n{ONCE}");
+    }
+    for kind in wires::WIRES.map(wires::Wire::kind) {
+        let base = format!("http://{}", provider.address);
+        toml += &format!("[providers.{kind}]\nbase_url = \"{base}\"\nregion = \"us-east-1\"\n{ONCE}");
     }
     let common = format!("kind = \"openai\"\nbase_url = \"{url}\"\n{ONCE}");
     toml += &format!("[providers.drain]\n{common}on_disconnect = \"drain\"\n");

@@ -41,7 +41,6 @@ fn told(exchange: &Exchange) -> Reply {
     };
     reply.status = u16::try_from(wish["status"].as_u64().unwrap()).unwrap();
     for (name, value) in wish["headers"].as_object().unwrap() {
-        reply.headers.retain(|(known, _)| known != name);
         reply = reply.header(name, value.as_str().unwrap());
     }
     reply

@@ -6,6 +6,8 @@ use providers::frames::{Decoder, Frame, Framing};
 use providers::{Account, Call, ChatRequest, Endpoint, Event, Kind, Provider, UpstreamError, Usage};
 use serde_json::Value;
 
+use crate::aws;
+
 /// Everything a stream said, in a form that can be compared.
 #[derive(Debug, Default, PartialEq)]
 pub struct Played {
@@ -87,30 +89,8 @@ pub fn framed(framing: Framing, event: &Value) -> Vec<u8> {
 
 /// AWS's binary message: `exception` or `event` names it, `payload` is what it carries.
 fn aws_message(event: &Value) -> Vec<u8> {
-    let (kind, name) =
-        if event["exception"].is_string() { ("exception", &event["exception"]) } else { ("event", &event["event"]) };
-    let mut headers = Vec::new();
-    for (header, value) in [(":message-type", kind), (&format!(":{kind}-type"), name.as_str().unwrap())] {
-        headers.push(u8::try_from(header.len()).unwrap());
-        headers.extend_from_slice(header.as_bytes());
-        headers.push(7);
-        headers.extend_from_slice(&u16::try_from(value.len()).unwrap().to_be_bytes());
-        headers.extend_from_slice(value.as_bytes());
-    }
-    let payload = event["payload"].to_string();
-    let total = u32::try_from(16 + headers.len() + payload.len()).unwrap();
-    let mut out = [total.to_be_bytes(), u32::try_from(headers.len()).unwrap().to_be_bytes()].concat();
-    out.extend_from_slice(&checksum(&out).to_be_bytes());
-    out.extend_from_slice(&headers);
-    out.extend_from_slice(payload.as_bytes());
-    out.extend_from_slice(&checksum(&out).to_be_bytes());
-    out
-}
-
-/// CRC-32, bit by bit.
-fn checksum(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, _| if crc & 1 == 1 { 0xedb8_8320 ^ (crc >> 1) } else { crc >> 1 };
-    !bytes.iter().fold(!0, |crc, &byte| (0..8).fold(crc ^ u32::from(byte), step))
+    let kind = if event["exception"].is_string() { "exception" } else { "event" };
+    aws::message(kind, event[kind].as_str().unwrap(), &event["payload"])
 }
 
 /// Plays `pieces` as network reads, then a clean end.

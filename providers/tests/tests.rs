@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise, and tells what it saw"
 )]
 
+mod aws;
 mod bent;
 mod chance;
 mod crossmap_claude;

@@ -37,6 +37,8 @@ pub struct Tokens {
     pub output: u64,
     pub cache_read: u64,
     pub cache_write: u64,
+    /// The part of `cache_write` that lives for an hour.
+    pub cache_write_1h: u64,
     pub reasoning: u64,
     pub audio_in: u64,
     pub audio_out: u64,
@@ -57,6 +59,7 @@ impl Tokens {
             output: self.output + other.output,
             cache_read: self.cache_read + other.cache_read,
             cache_write: self.cache_write + other.cache_write,
+            cache_write_1h: self.cache_write_1h + other.cache_write_1h,
             reasoning: self.reasoning + other.reasoning,
             audio_in: self.audio_in + other.audio_in,
             audio_out: self.audio_out + other.audio_out,
@@ -70,6 +73,7 @@ impl Tokens {
             output: self.output - earlier.output,
             cache_read: self.cache_read - earlier.cache_read,
             cache_write: self.cache_write - earlier.cache_write,
+            cache_write_1h: self.cache_write_1h - earlier.cache_write_1h,
             reasoning: self.reasoning - earlier.reasoning,
             audio_in: self.audio_in - earlier.audio_in,
             audio_out: self.audio_out - earlier.audio_out,
@@ -80,7 +84,8 @@ impl Tokens {
     pub fn cost(&self) -> u64 {
         (self.input - self.cache_read - self.cache_write - self.audio_in) * price("input")
             + self.cache_read * price("cache_read")
-            + self.cache_write * price("cache_write")
+            + (self.cache_write - self.cache_write_1h) * price("cache_write")
+            + self.cache_write_1h * price("cache_write_1h")
             + self.audio_in * price("audio_input")
             + (self.output - self.reasoning - self.audio_out) * price("output")
             + self.reasoning * price("reasoning")
@@ -98,8 +103,8 @@ impl Tokens {
         })
     }
 
-    /// What the gateway booked. Audio has one series for both directions: it is told apart by which
-    /// of the two the bill has.
+    /// What the gateway booked. Audio has one series for both directions and cache writes one for both
+    /// lifetimes: which of the two it was shows in the price.
     pub fn booked(scrape: &Scrape, labels: &[(&str, &str)]) -> Self {
         let count = |name: &str, kind: &str| {
             let mut labels = labels.to_vec();
@@ -111,14 +116,16 @@ impl Tokens {
             output: count("choreoai_tokens_total", "output"),
             cache_read: count("choreoai_token_details_total", "cache_read"),
             cache_write: count("choreoai_token_details_total", "cache_write"),
+            cache_write_1h: 0,
             reasoning: count("choreoai_token_details_total", "reasoning"),
             audio_in: count("choreoai_token_details_total", "audio"),
             audio_out: 0,
         }
     }
 
-    fn audio_in_one_series(mut self) -> Self {
+    fn as_series(mut self) -> Self {
         self.audio_in += std::mem::take(&mut self.audio_out);
+        self.cache_write_1h = 0;
         self
     }
 }
@@ -138,11 +145,11 @@ pub enum Bill {
 }
 
 impl Bill {
-    /// In tokens (audio in one series) and in 10⁻¹² USD.
+    /// In tokens (as the series have them) and in 10⁻¹² USD.
     pub fn of(&self, exchanges: &[Exchange]) -> (Tokens, u64) {
         match *self {
-            Self::Reported(tokens) => (tokens.audio_in_one_series(), tokens.cost()),
-            Self::Named(tokens, cost) => (tokens.audio_in_one_series(), cost),
+            Self::Reported(tokens) => (tokens.as_series(), tokens.cost()),
+            Self::Named(tokens, cost) => (tokens.as_series(), cost),
             Self::Nothing => (Tokens::default(), 0),
             Self::Counted { input, percent } => {
                 let output: u64 = exchanges.iter().map(|exchange| exchange.tokens_written).sum();

@@ -138,6 +138,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(rejected_options());
     cases.extend(unreported());
     cases.extend(super::leaving::cases());
+    cases.extend(super::foreign::cases());
     cases.extend(refused());
     cases
 }

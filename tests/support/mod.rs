@@ -1,6 +1,8 @@
 //! What the stories stand on: a gateway to start, a provider to lie, a client to misbehave, numbers to read.
 //! It must not know any one story.
 
+#[path = "../../providers/tests/aws.rs"]
+pub mod aws;
 pub mod client;
 pub mod cloud;
 pub mod dialect;

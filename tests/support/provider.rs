@@ -85,7 +85,9 @@ impl Reply {
         Self { status: 200, headers, before: Vec::new(), steps, chunked: true }
     }
 
+    /// The same answer with this header, in place of one of its name.
     pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
         self.headers.push((name.into(), value.into()));
         self
     }
@@ -117,7 +119,8 @@ pub struct Exchange {
     pub path: String,
     pub head: Head,
     pub body: Bytes,
-    /// The `model` of the body; empty when there is none.
+    /// The `model` of the body, or else the part of the path that something is to be said to; empty when
+    /// there is neither.
     pub model: String,
     /// How many requests for this model came before.
     pub number: usize,
@@ -252,6 +255,11 @@ async fn serve(socket: TcpStream, shared: Arc<Shared>) {
 }
 
 impl Shared {
+    fn named_in(&self, path: &str) -> String {
+        let scripts = self.scripts.lock().unwrap();
+        path.split(['/', ':', '?']).find(|part| scripts.contains_key(*part)).unwrap_or_default().to_owned()
+    }
+
     fn script(&self, model: &str) -> Option<Script> {
         let scripts = self.scripts.lock().unwrap();
         scripts.get(model).or_else(|| scripts.get("")).cloned()
@@ -259,14 +267,14 @@ impl Shared {
 
     fn receive(&self, head: Head, body: Bytes) -> (usize, Reply) {
         let json: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
-        let model = json["model"].as_str().unwrap_or_default().to_owned();
+        let path = head.second_word().to_owned();
+        let model = json["model"].as_str().map_or_else(|| self.named_in(&path), str::to_owned);
         let mut counts = self.counts.lock().unwrap();
         let count = counts.entry(model.clone()).or_default();
         let number = *count;
         *count += 1;
         drop(counts);
         let mut exchanges = self.exchanges.lock().unwrap();
-        let path = head.second_word().to_owned();
         let (tokens_written, steps_done, left_early, over) = (0, 0, false, false);
         let exchange = Exchange { path, head, body, model: model.clone(), number, tokens_written, steps_done, left_early, over };
         let index = exchanges.len();
