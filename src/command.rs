@@ -116,7 +116,8 @@ fn serve(path: Option<PathBuf>, started: Instant) -> Result<(), Failure> {
     let dropped = metrics.telemetry_dropped.with_label_values(&["logs"]);
     let at_terminal = if std::io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
     let flusher = telemetry::start(config.log_format.unwrap_or(at_terminal), &config::log_filter(), move || dropped.inc())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    // For the door, the signals and what goes on beside the calls; calls run on workers of their own.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(open_and_serve(config, metrics, started));
     let stopping = Instant::now();
     runtime.shutdown_timeout(LAST_TASKS);

@@ -6,6 +6,8 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -17,14 +19,16 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tower::ServiceExt;
 
 use crate::app::{self, App};
+use crate::meter::Meter;
 use crate::metrics::CountGauge;
 use crate::pipeline::{Origin, new_request_id};
+use crate::worker;
 
 /// How long a client may take to send the head of a request, or to send another one.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -34,6 +38,8 @@ const MAX_H2_STREAMS: u32 = 1024;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often it is looked whether the last call has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Connections that wait for a worker to take them; the next one waits in the listener.
+const MAX_ARRIVALS: usize = 256;
 /// Pause after an accept that failed, e.g. for want of file descriptors.
 const AFTER_FAILED_ACCEPT: Duration = Duration::from_millis(50);
 /// The longest request id of a client that is taken over.
@@ -43,10 +49,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// Serves until `leave` is ready, then lets running calls finish within the grace, or until `hurry` is
-/// ready. While they do, new calls are refused and `/ready` says so.
+/// ready. While they do, new calls are refused and `/ready` says so. Connections are accepted here and
+/// answered by workers.
 ///
 /// # Errors
-/// When the listener fails for good.
+/// When the workers cannot be started.
 pub async fn serve(
     listener: TcpListener,
     app: App,
@@ -54,55 +61,85 @@ pub async fn serve(
     hurry: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let (closing, closed) = watch::channel(false);
-    let server = Server { routes: app::routes(&app), app: app.clone(), closed };
-    let mut connections = JoinSet::new();
+    // The meter is the same in every house; a house itself is not held while its calls end.
+    let (meter, active) = {
+        let house = app.house();
+        (house.meter.clone(), house.metrics.active_connections.clone())
+    };
+    let server = Server { routes: app::routes(&app), app: app.clone(), meter: meter.clone(), active, closed };
+    let (crew, mut at_work) = Crew::hire(&server)?;
     let (mut leave, mut hurry) = (std::pin::pin!(leave), std::pin::pin!(hurry));
     loop {
         tokio::select! {
             () = &mut leave => break,
-            () = server.accept(&listener, &mut connections) => {}
+            () = crew.accept(&listener) => {}
         }
     }
     app.leave();
-    // The meter is the same in every house; the house itself is not held while its calls end.
-    let (meter, grace) = {
-        let house = app.house();
-        (house.meter.clone(), house.config.server.shutdown_grace)
-    };
-    let until = Instant::now() + grace;
+    let until = Instant::now() + app.house().config.server.shutdown_grace;
     tracing::info!(target: "choreoai", running = meter.running(), "shutting down");
     while meter.running() > 0 && Instant::now() < until {
         tokio::select! {
             () = &mut hurry => break,
             () = sleep(LOOK_EVERY) => {}
-            () = server.accept(&listener, &mut connections) => {}
+            () = crew.accept(&listener) => {}
         }
     }
     drop(listener);
     meter.stop();
     let _ = closing.send(true);
-    let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
-    connections.shutdown().await;
-    // What a client left behind is still being counted; its line belongs into the log.
-    let settled = Instant::now() + LAST_WORDS;
-    while meter.running() > 0 && Instant::now() < settled {
-        sleep(LOOK_EVERY).await;
-    }
+    // Their own waits are bounded; this one is for a worker that is stuck.
+    let _ = timeout(3 * LAST_WORDS, at_work.recv()).await;
     Ok(())
 }
 
-struct Server {
-    routes: Router,
-    app: App,
-    closed: watch::Receiver<bool>,
+/// A connection that a worker is given.
+struct Arrived {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    open: Open,
 }
 
-impl Server {
-    async fn accept(&self, listener: &TcpListener, connections: &mut JoinSet<()>) {
-        match listener.accept().await {
+/// The workers, seen from the door. Nobody is ever moved from one to another: connections are spread
+/// evenly when they come.
+struct Crew(Vec<Worker>);
+
+struct Worker {
+    door: mpsc::Sender<Arrived>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Crew {
+    /// Starts the workers; what is returned beside them ends when all of them have ended.
+    fn hire(server: &Server) -> io::Result<(Self, mpsc::Receiver<()>)> {
+        let (working, at_work) = mpsc::channel(1);
+        let hire = |nth| {
+            let (door, arrivals) = mpsc::channel(MAX_ARRIVALS);
+            let (server, working) = (server.clone(), working.clone());
+            worker::start(nth, move || async move {
+                server.work(arrivals).await;
+                drop(working);
+            })?;
+            Ok(Worker { door, open: Arc::default() })
+        };
+        let crew = (0..worker::count()).map(hire).collect::<io::Result<_>>()?;
+        Ok((Self(crew), at_work))
+    }
+
+    /// Accepts one connection and gives it to the worker that has the fewest.
+    async fn accept(&self, listener: &TcpListener) {
+        let accepted = match listener.accept().await {
+            Ok((stream, peer)) => stream.into_std().map(|stream| (stream, peer)),
+            Err(error) => Err(error),
+        };
+        match accepted {
             Ok((stream, peer)) => {
-                while connections.try_join_next().is_some() {}
-                connections.spawn(connection(stream, peer, self.routes.clone(), self.app.clone(), self.closed.clone()));
+                let idlest = self.0.iter().min_by_key(|worker| worker.open.load(Ordering::Relaxed));
+                if let Some(worker) = idlest {
+                    let open = Open::one_more(&worker.open);
+                    // A worker that is gone takes nobody: the connection ends here.
+                    let _ = worker.door.send(Arrived { stream, peer, open }).await;
+                }
             }
             Err(error) => {
                 tracing::warn!(target: "choreoai", %error, "a connection could not be accepted");
@@ -112,19 +149,80 @@ impl Server {
     }
 }
 
-/// Counts a connection while it is open.
-struct Open(CountGauge);
+/// What each worker has.
+#[derive(Clone)]
+struct Server {
+    routes: Router,
+    app: App,
+    meter: Meter,
+    active: CountGauge,
+    closed: watch::Receiver<bool>,
+}
+
+impl Server {
+    /// A worker's day: answers on every connection it is given until the gateway closes, then lets
+    /// them end.
+    async fn work(mut self, mut arrivals: mpsc::Receiver<Arrived>) {
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                arrived = arrivals.recv() => match arrived {
+                    Some(arrived) => {
+                        while connections.try_join_next().is_some() {}
+                        connections.spawn(connection(arrived, self.clone()));
+                    }
+                    None => break,
+                },
+                _ = self.closed.changed() => break,
+            }
+        }
+        let _ = timeout(LAST_WORDS, async { while connections.join_next().await.is_some() {} }).await;
+        connections.shutdown().await;
+        // What a client left behind is still being counted; its line belongs into the log.
+        let settled = Instant::now() + LAST_WORDS;
+        while self.meter.running() > 0 && Instant::now() < settled {
+            sleep(LOOK_EVERY).await;
+        }
+    }
+}
+
+/// Counts a connection of a worker while it is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn one_more(count: &Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(count))
+    }
+}
 
 impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a connection in the gauge while it is open.
+struct Gauged(CountGauge);
+
+impl Gauged {
+    fn one_more(gauge: CountGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Gauged {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, routes: Router, app: App, mut closed: watch::Receiver<bool>) {
-    let gauge = app.house().metrics.active_connections.clone();
-    gauge.inc();
-    let _open = Open(gauge);
+async fn connection(arrived: Arrived, server: Server) {
+    let Arrived { stream, peer, open: _open } = arrived;
+    let Server { routes, app, active, mut closed, .. } = server;
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    let _gauged = Gauged::one_more(active);
     // Small events must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), app.clone()));

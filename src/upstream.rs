@@ -3,34 +3,39 @@
 //! It must not know what a request means, or whether it will be tried again.
 
 mod aws;
+mod connect;
 mod credentials;
 mod entra;
 mod exchange;
 mod google;
 mod lease;
+mod pool;
 mod profile;
 mod sigv4;
 
-use std::sync::OnceLock;
-use std::task::{Context, Poll};
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use providers::frames::Framing;
 use providers::{Auth, UpstreamRequest};
-use reqwest::{Client, Url};
-use tokio::time::{Instant, timeout, timeout_at};
+use reqwest::Url;
+use tokio::time::{Instant, timeout_at};
 
+use self::connect::Route;
 use self::credentials::Credentials;
 pub use self::lease::{Clock, Trouble};
+use self::pool::{Address, Body, Held, Pool, Unanswered};
 use crate::config::{self, Timeouts};
 use crate::metrics::{Counter, Metrics};
+use crate::worker::PerWorker;
 
-/// Idle connections kept per provider.
-const MAX_IDLE_CONNECTIONS: usize = 1024;
-/// How long an idle connection is kept; less than what load balancers usually allow.
-const IDLE_CONNECTION: Duration = Duration::from_secs(55);
+/// Addresses that are remembered, so that they are read once; a path may name the model.
+const MAX_ADDRESSES: usize = 256;
 /// The largest whole answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -52,10 +57,11 @@ pub enum Failure {
 /// The way to one configured provider.
 #[derive(Debug)]
 pub struct Upstream {
-    client: Client,
+    route: Arc<Route>,
+    only_http2: bool,
+    pools: PerWorker<Arc<Pool>>,
     base_url: String,
-    /// The address of the path that was called first; nearly all calls go to that one.
-    usual: OnceLock<(String, Url)>,
+    addresses: RwLock<HashMap<String, Arc<Address>>>,
     credentials: Credentials,
     /// How long each stage may take.
     pub timeouts: Timeouts,
@@ -71,46 +77,36 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
-    body: reqwest::Response,
+    body: Incoming,
+    /// Dropped after the body, whose end decides whether the connection can be used again.
+    _held: Held,
 }
 
 impl Upstream {
     /// The way to `provider`.
     ///
     /// # Errors
-    /// When the key holds characters that no header can carry, or the TLS roots cannot be read.
+    /// When the key holds characters that no header can carry, the environment's proxy is of an unknown
+    /// kind, or the TLS roots cannot be read.
     pub fn new(provider: &config::Provider, auth: Auth, metrics: &Metrics, clock: Clock) -> Result<Self, config::ConfigError> {
         // The process needs one default cryptography; a second call finds it already chosen.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let wrong = |what: &str| config::ConfigError(format!("providers.{}: {what}", provider.name));
         let credentials = Credentials::new(&provider.name, &provider.credentials, auth, clock)
             .ok_or_else(|| wrong("the API key holds characters that a header cannot carry"))?;
-        let created = metrics.upstream_connections_created.with_label_values(&[&provider.name]);
-        let mut builder = Client::builder()
-            .connect_timeout(provider.timeouts.connect)
-            .pool_idle_timeout(IDLE_CONNECTION)
-            .pool_max_idle_per_host(MAX_IDLE_CONNECTIONS)
-            .tcp_nodelay(true)
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            .http2_adaptive_window(true)
-            .connector_layer(CountConnections(created.clone()));
-        if provider.http2_prior_knowledge {
-            builder = builder.http2_prior_knowledge();
-        }
-        if is_loopback(&provider.base_url) {
-            // The environment's proxy stands elsewhere, where this address means another machine.
-            builder = builder.no_proxy();
-        }
+        let address = address(&provider.base_url).ok_or_else(|| wrong("the base_url cannot be read"))?;
+        let route = Route::new(address.whole, provider.timeouts.connect).map_err(|what| wrong(&what))?;
         Ok(Self {
-            client: builder.build().map_err(|error| wrong(&format!("no HTTP client: {error}")))?,
+            route: Arc::new(route),
+            only_http2: provider.http2_prior_knowledge,
+            pools: PerWorker::new(),
             base_url: provider.base_url.clone(),
-            usual: OnceLock::new(),
+            addresses: RwLock::default(),
             credentials,
             timeouts: provider.timeouts,
             requests: Counter::new("requests", "requests sent").map_err(|error| wrong(&error.to_string()))?,
             reused: metrics.upstream_connections_reused.with_label_values(&[&provider.name]),
-            created,
+            created: metrics.upstream_connections_created.with_label_values(&[&provider.name]),
         })
     }
 
@@ -119,20 +115,27 @@ impl Upstream {
     /// # Errors
     /// A [`Failure`] when no head came.
     pub async fn send(&self, request: UpstreamRequest, deadline: Instant) -> Result<Answer, Failure> {
-        let url = self.url(&request.path).ok_or(Failure::Connect)?;
-        let mut headers = HeaderMap::with_capacity(request.headers.len() + 3);
+        let address = self.address(&request.path).ok_or(Failure::Connect)?;
+        // Room for what the connection adds as well, so that the table is made once.
+        let mut headers = HeaderMap::with_capacity(request.headers.len() + 6);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         headers.extend(request.headers);
-        let attaching = self.credentials.attach((&request.method, &url, &mut headers), &request.body, deadline);
+        let attaching = self.credentials.attach((&request.method, &address.url, &mut headers), &request.body, deadline);
         attaching.await.map_err(Failure::Credentials)?;
-        let mut outgoing = reqwest::Request::new(request.method, url);
-        *outgoing.body_mut() = Some(request.body.into());
+        let mut outgoing = Request::new(Body::new(request.body));
+        *outgoing.method_mut() = request.method;
         *outgoing.headers_mut() = headers;
         self.requests.inc();
+        let pool = self.pools.here(|| Pool::new(Arc::clone(&self.route), self.only_http2, self.created.clone()));
         let first_byte = (Instant::now() + self.timeouts.first_byte).min(deadline);
-        let answered = timeout_at(first_byte, self.client.execute(outgoing)).await;
-        let mut answer = answered.map_err(|_| Failure::Timeout)?.map_err(|error| failure(&error))?;
-        Ok(Answer { status: answer.status(), headers: std::mem::take(answer.headers_mut()), body: answer })
+        let answered = timeout_at(first_byte, pool.send(outgoing, &address)).await.map_err(|_| Failure::Timeout)?;
+        let (answer, held) = answered.map_err(|unanswered| match unanswered {
+            Unanswered::Connect => Failure::Connect,
+            Unanswered::Broken => Failure::Broken,
+        })?;
+        let (head, body) = answer.into_parts();
+        Ok(Answer { status: head.status, headers: head.headers, body, _held: held })
     }
 
     /// Whether the provider is there: it answers a GET that costs nothing within `wait`, with anything but
@@ -161,19 +164,30 @@ impl Upstream {
         self.reused.inc_by(behind);
     }
 
-    fn url(&self, path: &str) -> Option<Url> {
-        let parse = || Url::parse(&format!("{}{path}", self.base_url)).ok();
-        match self.usual.get() {
-            Some((usual, url)) if usual == path => Some(url.clone()),
-            Some(_) => parse(),
-            None => {
-                let url = parse()?;
-                // Another call may have been quicker; then its path is the usual one.
-                let _ = self.usual.set((path.to_owned(), url.clone()));
-                Some(url)
-            }
+    fn address(&self, path: &str) -> Option<Arc<Address>> {
+        if let Some(address) = self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(path) {
+            return Some(Arc::clone(address));
         }
+        let address = Arc::new(address(&format!("{}{path}", self.base_url))?);
+        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+        if addresses.len() < MAX_ADDRESSES {
+            addresses.insert(path.to_owned(), Arc::clone(&address));
+        }
+        Some(address)
     }
+}
+
+/// A URL, cleaned up as the URL standard wants it; a name and a password in it are not sent.
+fn address(url: &str) -> Option<Address> {
+    let mut url = Url::parse(url).ok()?;
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    url.set_fragment(None);
+    let name = url.host_str()?;
+    let host = url.port().map_or_else(|| name.to_owned(), |port| format!("{name}:{port}"));
+    let whole: Uri = url.as_str().parse().ok()?;
+    let path = Uri::from(whole.path_and_query()?.clone());
+    Some(Address { url, whole, path, host: HeaderValue::try_from(host).ok()? })
 }
 
 impl Answer {
@@ -182,7 +196,18 @@ impl Answer {
     /// # Errors
     /// [`Failure::Broken`] when the connection broke.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
-        self.body.chunk().await.map_err(|_| Failure::Broken)
+        loop {
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(_)) => return Err(Failure::Broken),
+                // Trailers tell nothing that is waited for.
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        return Ok(Some(bytes));
+                    }
+                }
+            }
+        }
     }
 
     /// The whole body.
@@ -193,8 +218,8 @@ impl Answer {
         let mut first = Bytes::new();
         let mut body = BytesMut::new();
         loop {
-            let next = timeout_at(deadline, timeout(idle, self.chunk())).await;
-            let Some(chunk) = next.map_err(|_| Failure::Timeout)?.map_err(|_| Failure::Timeout)?? else { break };
+            let next = timeout_at(deadline.min(Instant::now() + idle), self.chunk()).await;
+            let Some(chunk) = next.map_err(|_| Failure::Timeout)?? else { break };
             if first.is_empty() && body.is_empty() {
                 first = chunk;
                 continue;
@@ -206,55 +231,5 @@ impl Answer {
             }
         }
         Ok(if body.is_empty() { first } else { body.freeze() })
-    }
-}
-
-fn failure(error: &reqwest::Error) -> Failure {
-    if error.is_connect() {
-        Failure::Connect
-    } else if error.is_timeout() {
-        Failure::Timeout
-    } else {
-        Failure::Broken
-    }
-}
-
-fn is_loopback(base_url: &str) -> bool {
-    let url = Url::parse(base_url).ok();
-    let host = url.as_ref().and_then(|url| url.host_str()).unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
-}
-
-/// Counts the connections that a client opens.
-#[derive(Clone)]
-struct CountConnections(Counter);
-
-#[derive(Clone)]
-struct Counted<S> {
-    connect: S,
-    created: Counter,
-}
-
-impl<S> tower::Layer<S> for CountConnections {
-    type Service = Counted<S>;
-
-    fn layer(&self, connect: S) -> Counted<S> {
-        Counted { connect, created: self.0.clone() }
-    }
-}
-
-impl<S: tower::Service<R>, R> tower::Service<R> for Counted<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.connect.poll_ready(context)
-    }
-
-    fn call(&mut self, request: R) -> S::Future {
-        self.created.inc();
-        self.connect.call(request)
     }
 }

@@ -28,7 +28,7 @@ const FLOORS: [&[&str]; 8] = [
         "demo",
         "telemetry",
     ],
-    &["config", "metrics", "error"],
+    &["config", "metrics", "error", "worker"],
 ];
 
 /// Arrows between rooms of one floor.
@@ -137,7 +137,7 @@ fn arrows_fall() {
             }
         }
     }
-    hold("arrows fall: main, app, pipeline, house, rooms, {config, metrics, error}", &faults);
+    hold("arrows fall: main, app, pipeline, house, rooms, {config, metrics, error, worker}", &faults);
 }
 
 #[test]

@@ -68,6 +68,7 @@ async fn nothing_secret_is_seen_at_the_most_talkative_level() {
     let query = Request::get(&format!("/v1/models?api_key={CLIENT_KEY}")).key(CLIENT_KEY).send(gateway.address).await;
     assert_eq!(query.status, 200);
     let scrape = gateway.until("every call to be counted", |scrape| scrape.count("choreoai_settlements_total", &[]) == 10).await;
+    gateway.log("of the last call", |line| line["path"] == "/v1/models").await;
     let logs = gateway.output().join("\n");
     assert!(logs.lines().count() > 20, "at trace there is something to scan:\n{logs}");
     for secret in [CLIENT_KEY, WRONG_KEY, PROVIDER_KEY, PROMPT, ANSWER, ENDUSER] {
