@@ -4,6 +4,7 @@
 mod checking;
 mod credentials;
 mod file;
+mod models;
 mod reading;
 mod reload;
 mod secret;
@@ -137,7 +138,7 @@ pub enum Unpriced {
 }
 
 /// `[providers.NAME]`
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Provider {
     /// The configured name; a metric label.
     pub name: String,
@@ -147,6 +148,8 @@ pub struct Provider {
     pub base_url: String,
     /// What opens it.
     pub credentials: Credentials,
+    /// How long one of several keys is left alone once the provider refused it.
+    pub key_cooldown: Duration,
     /// Options for the wire.
     pub account: providers::Account,
     /// Models listed in `/v1/models` beside the catalogue's, and known as metric labels.
@@ -203,7 +206,7 @@ pub struct Timeouts {
 }
 
 /// Trying again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Retry {
     /// Attempts in all on this provider.
     pub attempts: u32,
@@ -211,17 +214,23 @@ pub struct Retry {
     pub base: Duration,
     /// The longest wait.
     pub max: Duration,
+    /// Attempts beyond the first that a call may make on targets that fail, as a share of first attempts.
+    pub budget: f64,
+    /// So many of them a second are allowed in any case.
+    pub min_per_second: f64,
 }
 
 /// When to stop calling a target for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Breaker {
-    /// Failures within `window` that open it.
+    /// Failures in a row, within `window`, that open it.
     pub failures: u32,
     /// The time in which failures are counted.
     pub window: Duration,
     /// How long it stays open before one call may try.
     pub open: Duration,
+    /// A stream that takes longer to its first token counts as a failure; `None`: none does.
+    pub slow_first_token: Option<Duration>,
 }
 
 /// Asking a provider from time to time whether it is there.
@@ -242,8 +251,88 @@ pub struct Model {
     pub targets: Vec<Target>,
     /// How one of a tier is chosen.
     pub balance: Balance,
+    /// The failures after which the next target is tried.
+    pub fallback_on: Vec<Reason>,
+    /// How long each stage may take, where this model differs from its providers.
+    pub timeouts: ModelTimeouts,
+    /// When a second attempt runs beside a slow first one; `None`: never.
+    pub hedge: Option<Hedge>,
     /// Limits of this model.
     pub limits: Limits,
+}
+
+/// Why an attempt failed, as far as it decides whether another target is tried. What is not among
+/// them is the caller's own mistake, which every target would find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The provider failed, broke the connection, or answered nonsense.
+    ServerError,
+    /// It took too long.
+    Timeout,
+    /// Too fast for it, or for the limits that the gateway keeps for it; or no quota left.
+    RateLimit,
+    /// It has no capacity, or cannot be reached.
+    Overloaded,
+    /// The prompt is too long for the model.
+    ContextOverflow,
+    /// It does not accept the gateway's credentials, or there are none.
+    Auth,
+    /// Its content policy refused.
+    ContentFilter,
+    /// It does not know the model.
+    NotFound,
+}
+
+impl Reason {
+    /// Every reason, with its word in the file.
+    pub const ALL: [(&str, Self); 8] = [
+        ("server_error", Self::ServerError),
+        ("timeout", Self::Timeout),
+        ("rate_limit", Self::RateLimit),
+        ("overloaded", Self::Overloaded),
+        ("context_overflow", Self::ContextOverflow),
+        ("auth", Self::Auth),
+        ("content_filter", Self::ContentFilter),
+        ("not_found", Self::NotFound),
+    ];
+
+    /// What another target is tried after unless the model says otherwise: what is not about the request itself,
+    /// and a prompt that a larger model may take.
+    pub const USUAL: [Self; 6] =
+        [Self::ServerError, Self::Timeout, Self::RateLimit, Self::Overloaded, Self::ContextOverflow, Self::Auth];
+}
+
+/// How long each stage of an attempt may take for one model; `None`: as its provider says.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ModelTimeouts {
+    /// From sending the request to the first byte of the answer.
+    pub first_byte: Option<Duration>,
+    /// Between two pieces of the answer.
+    pub idle: Option<Duration>,
+    /// The whole attempt.
+    pub total: Option<Duration>,
+}
+
+impl ModelTimeouts {
+    /// These before those of a provider.
+    #[must_use]
+    pub fn or(self, provider: Timeouts) -> Timeouts {
+        Timeouts {
+            connect: provider.connect,
+            first_byte: self.first_byte.unwrap_or(provider.first_byte),
+            idle: self.idle.unwrap_or(provider.idle),
+            total: self.total.unwrap_or(provider.total),
+        }
+    }
+}
+
+/// When a second attempt runs beside a slow first one.
+#[derive(Clone, Copy, Debug)]
+pub struct Hedge {
+    /// After the time in which this many of a hundred recent answers of the target had come.
+    pub percentile: f64,
+    /// But not before.
+    pub at_least: Duration,
 }
 
 /// One target of a model.

@@ -86,6 +86,7 @@ pub fn configuration(port: u16) -> (config::Provider, Vec<config::PriceRow>) {
         kind: "openai-compatible".to_owned(),
         base_url: format!("http://127.0.0.1:{port}/v1"),
         credentials: config::Credentials::None,
+        key_cooldown: seconds(60),
         account: providers::Account::default(),
         models: MODELS.iter().map(|model| model.name.to_owned()).collect(),
         on_disconnect: config::OnDisconnect::Cancel,
@@ -94,8 +95,8 @@ pub fn configuration(port: u16) -> (config::Provider, Vec<config::PriceRow>) {
         limits: config::Limits::default(),
         queue: config::Queue { size: 1024, wait: seconds(10) },
         timeouts: config::Timeouts { connect: seconds(5), first_byte: seconds(60), idle: seconds(60), total: seconds(600) },
-        retry: config::Retry { attempts: 1, base: Duration::from_millis(250), max: seconds(8) },
-        breaker: config::Breaker { failures: 20, window: seconds(30), open: seconds(15) },
+        retry: config::Retry { attempts: 1, base: Duration::from_millis(250), max: seconds(8), budget: 0.1, min_per_second: 1.0 },
+        breaker: config::Breaker { failures: 20, window: seconds(30), open: seconds(15), slow_first_token: None },
         probe: None,
     };
     let priced = MODELS.iter().filter_map(|model| {

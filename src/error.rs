@@ -49,6 +49,8 @@ pub enum Kind {
     UpstreamUnavailable,
     /// The provider took too long.
     UpstreamTimeout,
+    /// The client's own deadline came first.
+    DeadlineExceeded,
     /// A stream broke after it had begun.
     UpstreamStream,
     /// The client left.
@@ -75,7 +77,7 @@ const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
 /// The table. 499 is nginx's status for a client that left; it is only ever counted, never sent.
-static TABLE: [Row; 20] = [
+static TABLE: [Row; 21] = [
     row(Kind::InvalidRequest, 400, INVALID, None, "invalid_request"),
     row(Kind::TooLarge, 413, INVALID, Some("request_too_large"), "invalid_request"),
     row(Kind::SlowRequest, 408, INVALID, Some("request_timeout"), "invalid_request"),
@@ -93,18 +95,25 @@ static TABLE: [Row; 20] = [
     row(Kind::UpstreamFailed, 502, SERVER, Some("upstream_error"), "upstream_error"),
     row(Kind::UpstreamUnavailable, 503, SERVER, Some("upstream_unavailable"), "upstream_unavailable"),
     row(Kind::UpstreamTimeout, 504, "timeout_error", Some("upstream_timeout"), "upstream_timeout"),
+    row(Kind::DeadlineExceeded, 504, "timeout_error", Some("deadline_exceeded"), "deadline_exceeded"),
     row(Kind::UpstreamStream, 502, SERVER, Some("upstream_stream_error"), "upstream_stream_error"),
     row(Kind::ClientDisconnect, 499, INVALID, Some("client_disconnect"), "client_disconnect"),
     row(Kind::Internal, 500, SERVER, Some("internal_error"), "internal"),
 ];
 
-/// What the same provider is tried again after.
-pub const RETRIED: [Kind; 5] =
-    [Kind::UpstreamRateLimited, Kind::UpstreamFailed, Kind::UpstreamUnavailable, Kind::UpstreamTimeout, Kind::UpstreamStream];
+/// What the same provider is tried again after; credentials it does not accept with another key.
+pub const RETRIED: [Kind; 6] = [
+    Kind::UpstreamRateLimited,
+    Kind::UpstreamFailed,
+    Kind::UpstreamUnavailable,
+    Kind::UpstreamTimeout,
+    Kind::UpstreamStream,
+    Kind::UpstreamAuth,
+];
 
-/// What, beside [`RETRIED`], another target is tried after: the provider's own limits here, a prompt that is too long for
-/// its model, credentials it does not accept.
-pub const LEFT: [Kind; 4] = [Kind::RateLimited, Kind::QueueFull, Kind::UpstreamRefused, Kind::UpstreamAuth];
+/// What, beside [`RETRIED`], another target is tried after: the provider's own limits here, and a prompt that is too long
+/// for its model, or whatever else a model's `fallback_on` names.
+pub const LEFT: [Kind; 3] = [Kind::RateLimited, Kind::QueueFull, Kind::UpstreamRefused];
 
 impl Kind {
     /// The `error_type` label of metrics and logs.

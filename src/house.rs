@@ -25,7 +25,7 @@ use crate::limits::{Ledger, Limits, OnFailure, Queue, QueueOptions, RedisOptions
 use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
-use crate::router::{Named, Place, Router, Target};
+use crate::router::{Budget, Named, Place, Router, Target};
 use crate::upstream::{Clock, Upstream};
 
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
@@ -44,6 +44,8 @@ pub struct Provider {
     pub ledger: Option<Arc<Ledger>>,
     /// The line before its concurrent places, when they are limited.
     pub queue: Option<Queue>,
+    /// How many attempts beyond a call's first it may get while it fails.
+    pub budget: Budget,
     /// The account of models that may not be labels.
     other: Arc<Account>,
 }
@@ -67,6 +69,8 @@ pub struct Lane {
     pub target: Arc<Target>,
     /// What is counted for it.
     pub account: Arc<Account>,
+    /// How many tokens the model can see, where the catalogue knows.
+    context: Option<u32>,
     /// Whether it accepts to be asked for usage on a stream.
     pub asks_usage: AtomicBool,
 }
@@ -83,6 +87,12 @@ pub struct Plan {
     pub lanes: Vec<Place<Arc<Lane>>>,
     /// How one of a tier is chosen.
     pub balance: config::Balance,
+    /// The failures after which the next target is tried.
+    pub fallback_on: Vec<config::Reason>,
+    /// What this model changes in its providers' timeouts.
+    pub timeouts: config::ModelTimeouts,
+    /// When a second attempt runs beside a slow first one.
+    pub hedge: Option<config::Hedge>,
     /// The model's own limits, when it has any.
     ledger: Option<Arc<Ledger>>,
 }
@@ -243,6 +253,9 @@ impl House {
                 limited_as: name.to_owned(),
                 lanes: places.collect(),
                 balance: model.balance,
+                fallback_on: model.fallback_on.clone(),
+                timeouts: model.timeouts,
+                hedge: model.hedge,
                 ledger: ledger(&self.limits, Scope::Model, name, model.limits),
             });
         }
@@ -254,6 +267,9 @@ impl House {
             label: OTHER.to_owned(),
             lanes,
             balance: config::Balance::Weighted,
+            fallback_on: Vec::new(),
+            timeouts: config::ModelTimeouts::default(),
+            hedge: None,
             ledger: configured.and_then(|model| ledger(&self.limits, Scope::Model, &model.name, model.limits)),
             limited_as: configured.map_or(named.model, |model| model.name.clone()),
         })
@@ -294,10 +310,12 @@ impl House {
         if account.model != OTHER && !account.is_priced() && self.config.unpriced == Unpriced::Warn {
             tracing::warn!(target: "choreoai", provider = provider.config.name, model, "this model has no price: its cost will be missing");
         }
+        let context = self.prices.model(&provider.config.kind, model);
         Some(Lane {
             provider: Arc::clone(provider),
             target: Arc::new(Target::new(&provider.config.name, model, provider.config.breaker)),
             account,
+            context: context.and_then(|model| model.context),
             asks_usage: AtomicBool::new(true),
         })
     }
@@ -364,6 +382,7 @@ impl Provider {
             upstream,
             ledger: ledger(limits, Scope::Provider, &config.name, rule),
             queue: queue(config, metrics, before.and_then(|before| before.queue.as_ref())),
+            budget: Budget::new(config.retry),
             other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),
             config: config.clone(),
         })
@@ -377,6 +396,14 @@ impl Lane {
         self.asks_usage.load(Ordering::Relaxed)
     }
 
+    /// Whether a prompt that was too long for `other` may find room here: not when it is the same model, and not when
+    /// this one is known to be no larger.
+    #[must_use]
+    pub fn may_hold_more_than(&self, other: &Self) -> bool {
+        let is_larger = self.context.zip(other.context).map(|(ours, theirs)| ours > theirs);
+        is_larger.unwrap_or(self.target.model != other.target.model)
+    }
+
     /// Never again.
     pub fn stop_asking_usage(&self) {
         self.asks_usage.store(false, Ordering::Relaxed);
@@ -388,6 +415,12 @@ impl Plan {
     #[must_use]
     pub fn is_priced(&self) -> bool {
         self.lanes.iter().all(|place| place.target.account.is_priced())
+    }
+
+    /// The tier of one of its lanes.
+    #[must_use]
+    pub fn tier(&self, lane: &Arc<Lane>) -> Option<u32> {
+        self.lanes.iter().find(|place| Arc::ptr_eq(&place.target, lane)).map(|place| place.tier)
     }
 
     /// Whether calls without a price are refused under this rule and this plan has none.

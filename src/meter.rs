@@ -4,6 +4,7 @@
 
 mod account;
 mod call;
+mod twin;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

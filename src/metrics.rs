@@ -140,6 +140,14 @@ metrics! {
     upstream_request_duration: HistogramVec = "choreoai_upstream_request_duration_seconds" ["provider", "model"] in LATENCY;
     /// Attempts made again on the same provider, by reason.
     upstream_retries: IntCounterVec = "choreoai_upstream_retries_total" ["provider", "reason"];
+    /// Further attempts that were not made because the provider fails and its retry budget is used up.
+    retry_budget_exhausted: IntCounterVec = "choreoai_retry_budget_exhausted_total" ["provider"];
+    /// Attempts made beside a slow one, by the provider that got them.
+    hedges: IntCounterVec = "choreoai_hedges_total" ["provider"];
+    /// Times a provider refused a key: reason is auth, quota or rate_limited.
+    upstream_key_refusals: IntCounterVec = "choreoai_upstream_key_refusals_total" ["provider", "reason"];
+    /// Keys of a provider that are left alone for a while because it refused them.
+    upstream_keys_resting: IntGaugeVec = "choreoai_upstream_keys_resting" ["provider"];
     /// Calls that went on to another target, by reason.
     fallbacks: IntCounterVec = "choreoai_fallbacks_total" ["from_provider", "to_provider", "reason"];
     /// Circuit breaker of a provider's targets, the worst of them: 0 closed, 1 half-open, 2 open.

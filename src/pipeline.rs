@@ -4,12 +4,16 @@
 
 mod admission;
 mod attempt;
+mod deadline;
+mod hedge;
 mod origin;
 mod reply;
+mod route;
+mod verdict;
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
@@ -26,7 +30,6 @@ use crate::error::{Error, Kind};
 use crate::house::{House, OTHER, Plan};
 use crate::limits::Standing;
 use crate::meter::{Call, Facts};
-use crate::router::order;
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
@@ -51,6 +54,7 @@ pub struct Arrival {
 }
 
 /// What a call asks for, once it was let in.
+#[derive(Clone)]
 struct Ask {
     endpoint: Endpoint,
     request: Arc<ChatRequest>,
@@ -58,6 +62,20 @@ struct Ask {
     standing: Standing,
     /// The caller's name: whose turn it is in a provider's line.
     key: String,
+    /// When the client no longer wants an answer, if it said so.
+    deadline: Option<tokio::time::Instant>,
+}
+
+impl Ask {
+    /// Whether the client no longer wants an answer.
+    fn is_over(&self) -> bool {
+        self.is_over_in(Duration::ZERO)
+    }
+
+    /// Whether it no longer will after this time.
+    fn is_over_in(&self, wait: Duration) -> bool {
+        self.deadline.is_some_and(|deadline| tokio::time::Instant::now() + wait >= deadline)
+    }
 }
 
 /// Answers one call to `endpoint`.
@@ -123,10 +141,12 @@ async fn let_in(
     if let Some(caller) = &caller {
         call.caller(Arc::clone(&caller.metrics));
     }
-    let began = Instant::now();
-    let body = read_body(house, request.into_body()).await?;
+    let began = tokio::time::Instant::now();
+    let (head, body) = request.into_parts();
+    let body = read_body(house, body).await?;
     call.waited(began.elapsed());
     let request = ChatRequest::parse(body, endpoint)?;
+    let deadline = deadline::of(&head.headers, &request, began)?;
     if caller.as_ref().is_some_and(|caller| !caller.may_call(&request.model)) {
         return Err(Error::new(Kind::Forbidden, "this API key may not call this model").param("model"));
     }
@@ -139,7 +159,7 @@ async fn let_in(
     }
     let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
-    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key })
+    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key, deadline })
 }
 
 fn unknown_model(model: &str) -> Error {
@@ -191,34 +211,8 @@ async fn carry_out(house: Arc<House>, ask: Ask, call: Call) -> Response {
 async fn keep_going(house: Arc<House>, ask: Ask, call: Call) -> Result<Reply, Stopped> {
     let drains = ask.plan.lanes.iter().any(|place| place.target.provider.config.on_disconnect == OnDisconnect::Drain);
     if !drains {
-        return run(&house, &ask, call).await;
+        return route::run(&house, &ask, call).await;
     }
-    let task = tokio::spawn(async move { run(&house, &ask, call).await });
+    let task = tokio::spawn(async move { route::run(&house, &ask, call).await });
     task.await.unwrap_or(Err(Stopped::lost()))
-}
-
-/// Tries the targets in order, each as often as its provider's rule says, until one answers.
-async fn run(house: &House, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
-    let lanes = order(&ask.plan.lanes, ask.plan.balance, |lane| Arc::clone(&lane.target));
-    let mut last = Error::new(Kind::UpstreamUnavailable, "no provider for this model is available");
-    let mut came_from: Option<(&str, &'static str)> = None;
-    for lane in &lanes {
-        if let Some((provider, reason)) = came_from.take() {
-            let to = &lane.provider.config.name;
-            house.metrics.fallbacks.with_label_values(&[provider, to, reason]).inc();
-        }
-        match attempt::on_lane(house, ask, lane, call).await {
-            Ok(reply) => return Ok(reply),
-            Err(stopped) if stopped.is_final => return Err(stopped),
-            Err(stopped) => {
-                came_from = Some((&lane.provider.config.name, stopped.error.label()));
-                last = stopped.error;
-                match stopped.call {
-                    Some(returned) => call = *returned,
-                    None => return Err(Stopped::lost()),
-                }
-            }
-        }
-    }
-    Err(Stopped { call: Some(Box::new(call)), error: last, is_final: true })
 }

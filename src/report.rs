@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Backend, Config, ConfigError, Credentials, Limits as Figures, Provider};
+use crate::config::{Backend, Config, ConfigError, Credentials, Limits as Figures, Model, Provider, Reason};
 use crate::demo;
 use crate::house::House;
 use crate::limits::Limits;
@@ -99,12 +99,13 @@ pub fn of(config: &Config) -> Result<String, ConfigError> {
 
 fn provider(provider: &Provider) -> String {
     let Provider { name, kind, base_url, limits, .. } = provider;
-    let key = match provider.credentials {
-        Credentials::None => "without key",
-        Credentials::Key(_) => "with key",
-        Credentials::Aws(_) => "with AWS credentials",
-        Credentials::Google(_) => "with Google credentials",
-        Credentials::Entra(_) => "with an Entra ID application",
+    let key = match &provider.credentials {
+        Credentials::None => "without key".to_owned(),
+        Credentials::Keys(keys) if keys.len() > 1 => format!("with {} keys", keys.len()),
+        Credentials::Keys(_) => "with key".to_owned(),
+        Credentials::Aws(_) => "with AWS credentials".to_owned(),
+        Credentials::Google(_) => "with Google credentials".to_owned(),
+        Credentials::Entra(_) => "with an Entra ID application".to_owned(),
     };
     format!("  {name} ({kind}, {key}) at {base_url}{}", figures(*limits))
 }
@@ -113,11 +114,35 @@ fn routes(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     for model in &config.models {
         lines.push(format!("  {}{}", model.name, figures(model.limits)));
+        lines.extend(extras(model).map(|extra| format!("    {extra}")));
         let targets = model.targets.iter();
         lines.extend(targets.map(|to| format!("    tier {}, weight {}: {}/{}", to.tier, to.weight, to.provider, to.model)));
     }
     lines.push("  PROVIDER/MODEL goes to that provider; a bare well-known name to a provider whose kind has it".to_owned());
     lines
+}
+
+/// What a model says beside its targets and limits, where it is not what holds without a word.
+fn extras(model: &Model) -> impl Iterator<Item = String> {
+    let words = |reasons: &[Reason]| {
+        let words = Reason::ALL.iter().filter(|(_, reason)| reasons.contains(reason)).map(|(word, _)| *word);
+        words.collect::<Vec<_>>().join(", ")
+    };
+    let fallback = match &model.fallback_on[..] {
+        reasons if reasons == Reason::USUAL => None,
+        [] => Some("falls back on nothing".to_owned()),
+        reasons => Some(format!("falls back on {}", words(reasons))),
+    };
+    let timeouts = model.timeouts;
+    let times = [("first_byte", timeouts.first_byte), ("idle", timeouts.idle), ("total", timeouts.total)];
+    let set = times.into_iter().filter_map(|(name, time)| Some(format!("{name} {}", humantime::format_duration(time?))));
+    let set: Vec<String> = set.collect();
+    let timeouts = (!set.is_empty()).then(|| format!("timeouts: {}", set.join(", ")));
+    let hedge = model.hedge.map(|hedge| {
+        let least = humantime::format_duration(hedge.at_least);
+        format!("hedged after the {}th percentile, at least {least}: may cost twice", hedge.percentile)
+    });
+    [fallback, timeouts, hedge].into_iter().flatten()
 }
 
 fn limits(config: &Config) -> Vec<String> {

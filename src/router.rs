@@ -3,18 +3,19 @@
 //! It must not know how a target is called, or what a call costs.
 
 mod breaker;
+mod budget;
+mod latency;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-pub use breaker::{Breaker, State};
+pub use breaker::{Breaker, Pass, State};
+pub use budget::Budget;
+pub use latency::Latency;
 
 use crate::config::{self, Balance};
-
-/// The share of a new measurement in the latency that is remembered.
-const LATENCY_SHARE: f64 = 0.2;
 
 /// One upstream model at one provider.
 #[derive(Debug)]
@@ -25,9 +26,9 @@ pub struct Target {
     pub model: String,
     /// When to leave it alone for a while.
     pub breaker: Breaker,
+    /// How long its answers took.
+    pub latency: Latency,
     running: AtomicU64,
-    /// Lately measured time to an answer, in nanoseconds; 0 when none was measured.
-    latency: AtomicU64,
 }
 
 impl Target {
@@ -38,8 +39,8 @@ impl Target {
             provider: provider.to_owned(),
             model: model.to_owned(),
             breaker: Breaker::new(breaker),
+            latency: Latency::default(),
             running: AtomicU64::new(0),
-            latency: AtomicU64::new(0),
         }
     }
 
@@ -47,19 +48,9 @@ impl Target {
     /// while the breaker wants the target left alone.
     #[must_use]
     pub fn begin(self: &Arc<Self>, now: Instant) -> Option<Running> {
-        if !self.breaker.admits(now) {
-            return None;
-        }
+        let pass = self.breaker.admit(now)?;
         self.running.fetch_add(1, Ordering::Relaxed);
-        Some(Running(Arc::clone(self)))
-    }
-
-    /// Remembers how long an answer took to begin.
-    pub fn took(&self, time: Duration) {
-        let measured = time.as_nanos() as f64;
-        let known = self.latency.load(Ordering::Relaxed) as f64;
-        let next = if known == 0.0 { measured } else { known + LATENCY_SHARE * (measured - known) };
-        self.latency.store(next as u64, Ordering::Relaxed);
+        Some(Running { target: Arc::clone(self), pass })
     }
 
     fn running(&self) -> u64 {
@@ -67,20 +58,36 @@ impl Target {
     }
 
     /// Expected wait: latency times what already waits; a target that was never measured is tried first.
-    fn load(&self) -> u64 {
-        self.latency.load(Ordering::Relaxed).saturating_mul(self.running() + 1)
+    fn load(&self, now: Instant) -> f64 {
+        self.latency.seconds(now) * (self.running() + 1) as f64
     }
 }
 
-/// One running attempt.
+/// One running attempt, and whoever tells the breaker what came of it.
 #[derive(Debug)]
-pub struct Running(Arc<Target>);
+pub struct Running {
+    target: Arc<Target>,
+    pass: Pass,
+}
+
+impl Running {
+    /// The target answered as it should.
+    pub fn succeeded(&self) {
+        self.target.breaker.succeeded(self.pass);
+    }
+
+    /// The target failed; `true` when that opened its breaker.
+    #[must_use]
+    pub fn failed(&self, now: Instant) -> bool {
+        self.target.breaker.failed(self.pass, now)
+    }
+}
 
 impl Drop for Running {
     fn drop(&mut self) {
         // Whoever was let through to find out, and did not, lets the next one try.
-        self.0.breaker.learned_nothing();
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.target.breaker.learned_nothing(self.pass);
+        self.target.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -164,23 +171,39 @@ fn is_safe(name: &str) -> bool {
 
 /// The places in the order in which they are to be tried.
 #[must_use]
-pub fn order<T: Clone>(places: &[Place<T>], balance: Balance, target: impl Fn(&T) -> Arc<Target>) -> Vec<T> {
+pub fn order<T: Clone>(places: &[Place<T>], balance: Balance, now: Instant, target: impl Fn(&T) -> Arc<Target>) -> Vec<T> {
     if let [only] = places {
         return vec![only.target.clone()];
     }
     let mut ranked: Vec<(u32, f64, &Place<T>)> =
-        places.iter().map(|place| (place.tier, rank(place, balance, &target(&place.target)), place)).collect();
+        places.iter().map(|place| (place.tier, rank(place, balance, &target(&place.target), now), place)).collect();
+    if balance == Balance::Latency {
+        return two_choices(ranked).into_iter().map(|place| place.target.clone()).collect();
+    }
     ranked.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
     ranked.into_iter().map(|(_, _, place)| place.target.clone()).collect()
 }
 
+/// Again and again the better of two of the lowest tier that are chosen at random: nearly as good as always the best,
+/// and not everyone runs to the same one when it has just become quick.
+fn two_choices<T>(mut ranked: Vec<(u32, f64, &Place<T>)>) -> Vec<&Place<T>> {
+    fastrand::shuffle(&mut ranked);
+    ranked.sort_by_key(|(tier, ..)| *tier);
+    let mut chosen = Vec::with_capacity(ranked.len());
+    while let [(tier, load, _), rest @ ..] = &ranked[..] {
+        let second_is_better = rest.first().is_some_and(|(other, second, _)| other == tier && second < load);
+        chosen.push(ranked.remove(usize::from(second_is_better)).2);
+    }
+    chosen
+}
+
 /// The rank of a place in its tier; the lowest goes first. Weights make a random order in which each
 /// place is first as often as its share says (Efraimidis and Spirakis, 2006).
-fn rank<T>(place: &Place<T>, balance: Balance, target: &Target) -> f64 {
+fn rank<T>(place: &Place<T>, balance: Balance, target: &Target, now: Instant) -> f64 {
     match balance {
         Balance::Weighted => -fastrand::f64().max(f64::MIN_POSITIVE).ln() / f64::from(place.weight).max(f64::MIN_POSITIVE),
         Balance::LeastBusy => target.running() as f64 + fastrand::f64() / 2.0,
-        Balance::Latency => target.load() as f64,
+        Balance::Latency => target.load(now),
         Balance::Cost => place.price.map_or(f64::MAX, |price| price as f64),
     }
 }
@@ -189,4 +212,60 @@ fn rank<T>(place: &Place<T>, balance: Balance, target: &Target) -> f64 {
 #[must_use]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const RULE: config::Breaker =
+        config::Breaker { failures: 3, window: Duration::from_secs(30), open: Duration::from_secs(15), slow_first_token: None };
+
+    fn place(name: &str, weight: u32, tier: u32, price: Option<u64>) -> Place<Arc<Target>> {
+        Place { target: Arc::new(Target::new("p", name, RULE)), weight, tier, price }
+    }
+
+    /// How often each place is first in 3000 orders; every order holds all places, tier by tier.
+    fn firsts(places: &[Place<Arc<Target>>], balance: Balance, now: Instant) -> Vec<u32> {
+        let mut counts = vec![0; places.len()];
+        for _ in 0..3000 {
+            let ordered = order(places, balance, now, Arc::clone);
+            let tier = |target: &Arc<Target>| places.iter().find(|place| Arc::ptr_eq(&place.target, target)).unwrap().tier;
+            assert_eq!(ordered.len(), places.len());
+            assert!(ordered.windows(2).all(|pair| tier(&pair[0]) <= tier(&pair[1])));
+            counts[places.iter().position(|place| Arc::ptr_eq(&place.target, &ordered[0])).unwrap()] += 1;
+        }
+        counts
+    }
+
+    #[test]
+    fn weights_are_shares_and_tiers_come_one_after_the_other() {
+        let places = [place("a", 3, 1, None), place("b", 1, 1, None), place("never", 0, 1, None), place("spare", 9, 2, None)];
+        let counts = firsts(&places, Balance::Weighted, Instant::now());
+        assert!((2100..2400).contains(&counts[0]) && counts[2] == 0 && counts[3] == 0, "{counts:?}");
+    }
+
+    #[test]
+    fn the_cheapest_and_the_least_busy_come_first() {
+        let places = [place("a", 1, 1, Some(5)), place("b", 1, 1, Some(2)), place("unknown", 1, 1, None)];
+        assert_eq!(firsts(&places, Balance::Cost, Instant::now()), [0, 3000, 0]);
+        let _running = [places[0].target.begin(Instant::now()), places[1].target.begin(Instant::now())];
+        assert_eq!(firsts(&places, Balance::LeastBusy, Instant::now()), [0, 0, 3000]);
+    }
+
+    #[test]
+    fn by_latency_the_better_of_two_is_taken_so_that_the_worst_is_never_first_and_the_best_not_always() {
+        let now = Instant::now();
+        let places = [place("quick", 1, 1, None), place("middling", 1, 1, None), place("slow", 1, 1, None)];
+        for (place, millis) in places.iter().zip([10, 20, 500]) {
+            place.target.latency.observe(now, Duration::from_millis(millis));
+        }
+        let counts = firsts(&places, Balance::Latency, now);
+        assert!((1800..2200).contains(&counts[0]) && (800..1200).contains(&counts[1]) && counts[2] == 0, "{counts:?}");
+        let _waiting = [places[0].target.begin(now), places[0].target.begin(now)];
+        let counts = firsts(&places, Balance::Latency, now);
+        assert!(counts[1] > counts[0], "what waits at the quick one counts as well: {counts:?}");
+    }
 }

@@ -8,6 +8,7 @@ mod credentials;
 mod entra;
 mod exchange;
 mod google;
+mod keys;
 mod lease;
 mod pool;
 mod profile;
@@ -30,7 +31,7 @@ use self::connect::Route;
 use self::credentials::Credentials;
 pub use self::lease::{Clock, Trouble};
 use self::pool::{Address, Body, Held, Pool, Unanswered};
-use crate::config::{self, Timeouts};
+use crate::config;
 use crate::metrics::{Counter, Metrics};
 use crate::worker::PerWorker;
 
@@ -52,6 +53,8 @@ pub enum Failure {
     Broken,
     /// The answer is larger than is read.
     TooLarge,
+    /// The answer is compressed, although that was not asked for.
+    Compressed,
 }
 
 /// The way to one configured provider.
@@ -63,8 +66,6 @@ pub struct Upstream {
     base_url: String,
     addresses: RwLock<HashMap<String, Arc<Address>>>,
     credentials: Credentials,
-    /// How long each stage may take.
-    pub timeouts: Timeouts,
     requests: Counter,
     reused: Counter,
     created: Counter,
@@ -77,6 +78,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// Its headers.
     pub headers: HeaderMap,
+    /// The number of the key that was used.
+    pub key: usize,
     body: Incoming,
     /// Dropped after the body, whose end decides whether the connection can be used again.
     _held: Held,
@@ -103,39 +106,62 @@ impl Upstream {
             base_url: provider.base_url.clone(),
             addresses: RwLock::default(),
             credentials,
-            timeouts: provider.timeouts,
             requests: Counter::new("requests", "requests sent").map_err(|error| wrong(&error.to_string()))?,
             reused: metrics.upstream_connections_reused.with_label_values(&[&provider.name]),
             created: metrics.upstream_connections_created.with_label_values(&[&provider.name]),
         })
     }
 
-    /// Sends a request and waits for the head of its answer, until `deadline` at the latest.
+    /// Sends a request and waits for the head of its answer, for `first_byte` once it is sent and until
+    /// `deadline` at the latest.
     ///
     /// # Errors
     /// A [`Failure`] when no head came.
-    pub async fn send(&self, request: UpstreamRequest, deadline: Instant) -> Result<Answer, Failure> {
+    pub async fn send(&self, request: UpstreamRequest, first_byte: Duration, deadline: Instant) -> Result<Answer, Failure> {
         let address = self.address(&request.path).ok_or(Failure::Connect)?;
         // Room for what the connection adds as well, so that the table is made once.
-        let mut headers = HeaderMap::with_capacity(request.headers.len() + 6);
+        let mut headers = HeaderMap::with_capacity(request.headers.len() + 7);
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
+        // Events must not wait in a compressor, and nothing here can grow to more than what came over the wire.
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.extend(request.headers);
         let attaching = self.credentials.attach((&request.method, &address.url, &mut headers), &request.body, deadline);
-        attaching.await.map_err(Failure::Credentials)?;
+        let key = attaching.await.map_err(Failure::Credentials)?;
         let mut outgoing = Request::new(Body::new(request.body));
         *outgoing.method_mut() = request.method;
         *outgoing.headers_mut() = headers;
         self.requests.inc();
         let pool = self.pools.here(|| Pool::new(Arc::clone(&self.route), self.only_http2, self.created.clone()));
-        let first_byte = (Instant::now() + self.timeouts.first_byte).min(deadline);
+        let first_byte = (Instant::now() + first_byte).min(deadline);
         let answered = timeout_at(first_byte, pool.send(outgoing, &address)).await.map_err(|_| Failure::Timeout)?;
         let (answer, held) = answered.map_err(|unanswered| match unanswered {
             Unanswered::Connect => Failure::Connect,
             Unanswered::Broken => Failure::Broken,
         })?;
         let (head, body) = answer.into_parts();
-        Ok(Answer { status: head.status, headers: head.headers, body, _held: held })
+        if is_compressed(&head.headers) && head.status.is_success() {
+            return Err(Failure::Compressed);
+        }
+        Ok(Answer { status: head.status, headers: head.headers, key, body, _held: held })
+    }
+
+    /// Leaves a key alone for `wait`, because the provider refused it; `true` when there is another one to use
+    /// meanwhile. The only key is never left alone.
+    pub fn set_key_aside(&self, key: usize, now: std::time::Instant, wait: Duration) -> bool {
+        self.credentials.keys().is_some_and(|keys| keys.set_aside(key, now, wait))
+    }
+
+    /// How many keys are left alone.
+    #[must_use]
+    pub fn keys_resting(&self, now: std::time::Instant) -> usize {
+        self.credentials.keys().map_or(0, |keys| keys.resting(now))
+    }
+
+    /// How many keys there are.
+    #[must_use]
+    pub fn key_count(&self) -> usize {
+        self.credentials.keys().map_or(0, keys::Keys::len)
     }
 
     /// Whether the provider is there: it answers a GET that costs nothing within `wait`, with anything but
@@ -150,7 +176,7 @@ impl Upstream {
             dropped: Vec::new(),
         };
         let deadline = Instant::now() + wait;
-        match self.send(request, deadline).await {
+        match self.send(request, wait, deadline).await {
             // Read to its end, so that the connection can serve again.
             Ok(answer) => !answer.status.is_server_error() && answer.whole(wait, deadline).await.is_ok(),
             Err(_) => false,
@@ -232,4 +258,22 @@ impl Answer {
         }
         Ok(if body.is_empty() { first } else { body.freeze() })
     }
+
+    /// The beginning of the body, of at least `most` bytes unless it ends, breaks off or is not there until
+    /// `deadline`; nothing of one that is compressed. For errors, which say what matters first.
+    pub async fn beginning(mut self, most: usize, deadline: Instant) -> Bytes {
+        let mut body = BytesMut::new();
+        while !is_compressed(&self.headers)
+            && body.len() < most
+            && let Ok(Ok(Some(chunk))) = timeout_at(deadline, self.chunk()).await
+        {
+            body.extend_from_slice(&chunk);
+        }
+        body.freeze()
+    }
+}
+
+/// Whether an answer would have to be unpacked.
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_ENCODING).is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use choreoai::config::{Backend, Balance, Config, Credentials, LogFormat, OnDisconnect, OnFailure, Provider, Unpriced};
+use choreoai::config::{Backend, Balance, Config, Credentials, LogFormat, OnDisconnect, OnFailure, Provider, Secret, Unpriced};
 use sha2::{Digest, Sha256};
 
 /// What these variables and this file mean, or the message.
@@ -24,7 +24,7 @@ fn provider<'c>(config: &'c Config, name: &str) -> &'c Provider {
 
 fn key(provider: &Provider) -> Option<&str> {
     match &provider.credentials {
-        Credentials::Key(key) => Some(key.reveal()),
+        Credentials::Keys(keys) => keys.first().map(Secret::reveal),
         _ => None,
     }
 }

@@ -115,7 +115,7 @@ async fn a_stream_finishes_within_the_grace_and_nothing_new_begins() {
 fn a_bad_configuration_is_told_by_line_and_nearest_key() {
     let cases = [
         ("[server]\nlisten = \"127.0.0.1:0\"\nmax_body_byte = 5\n", ["3", "max_body_byte", "max_body_bytes"]),
-        ("[providers.openai]\nkind = \"openai\"\napi_keys = \"x\"\n", ["3", "api_keys", "api_key"]),
+        ("[providers.openai]\nkind = \"openai\"\napy_key = \"x\"\n", ["3", "apy_key", "api_key"]),
         ("[server]\nshutdown_grace = \"soon\"\n", ["2", "soon", "shutdown_grace"]),
         ("[providers.mine]\nkind = \"opanai\"\nbase_url = \"http://127.0.0.1:1\"\n", ["opanai", "openai", "mine"]),
         ("[models.m]\ntargets = [ { target = \"nowhere/x\" } ]\n", ["nowhere", "m", "target"]),

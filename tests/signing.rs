@@ -147,7 +147,7 @@ async fn the_signature_covers_the_path_as_it_is_sent() {
     let keys = [("AWS_ACCESS_KEY_ID", "ID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
     let way = way("bedrock", "", &fake, &keys, &Watch::new());
     let request = request("/model/us.anthropic.claude-3-v1%3A0/converse");
-    assert!(way.send(request, Instant::now() + PATIENCE).await.is_ok());
+    assert!(way.send(request, PATIENCE, Instant::now() + PATIENCE).await.is_ok());
     let arrived = fake.exchanges("").remove(0);
     assert_eq!(arrived.path, "/model/us.anthropic.claude-3-v1%3A0/converse");
     assert!(is_signed(&arrived, "secret", PLACE), "{:?}", arrived.head);
@@ -422,7 +422,7 @@ async fn a_service_that_is_silent_costs_a_call_no_more_than_its_deadline() {
     let fake = fake(|_| token("late", 3600).after(Step::Stall)).await;
     let host = fake.address.to_string();
     let way = way("vertex", "", &fake, &[("GCE_METADATA_HOST", &host)], &Watch::new());
-    let sending = way.send(request("/call"), Instant::now() + Duration::from_millis(20));
+    let sending = way.send(request("/call"), PATIENCE, Instant::now() + Duration::from_millis(20));
     let Err(Failure::Credentials(trouble)) = soon("the deadline", sending).await else { panic!("it was sent") };
     assert!(trouble.is_passing && trouble.message.contains("in time"), "{trouble:?}");
 }

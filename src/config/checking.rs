@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
 use super::{
-    Backend, Balance, Breaker, Config, ConfigError, Key, Limits, LogFormat, Model, OnDisconnect, OnFailure, PriceRow, Probe,
-    Provider, Queue, RateLimit, Retry, Secret, Server, Target, Timeouts, Unpriced, credentials, file,
+    Backend, Breaker, Config, ConfigError, Key, Limits, LogFormat, OnDisconnect, OnFailure, PriceRow, Probe, Provider, Queue,
+    RateLimit, Retry, Secret, Server, Timeouts, Unpriced, credentials, file, models,
 };
 
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -37,7 +38,7 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
             base_url_variable(&looped.name)
         )));
     }
-    let models = models(file.models, &providers)?;
+    let models = models::all(file.models, &providers)?;
     let (format_key, format) = either(environment, "CHOREOAI_LOG_FORMAT", "log.format", file.log.format.as_ref());
     Ok(Config {
         path: None,
@@ -80,7 +81,7 @@ fn either<'n>(
 }
 
 /// One word out of a fixed list.
-fn word<T: Copy>(key: &str, given: Option<&str>, default: T, words: &[(&str, T)]) -> Result<T, ConfigError> {
+pub(super) fn word<T: Copy>(key: &str, given: Option<&str>, default: T, words: &[(&str, T)]) -> Result<T, ConfigError> {
     let Some(given) = given else { return Ok(default) };
     words.iter().find(|(word, _)| *word == given).map(|(_, value)| *value).ok_or_else(|| {
         let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
@@ -88,7 +89,7 @@ fn word<T: Copy>(key: &str, given: Option<&str>, default: T, words: &[(&str, T)]
     })
 }
 
-fn duration(key: &str, given: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
+pub(super) fn duration(key: &str, given: Option<&str>, default: Duration) -> Result<Duration, ConfigError> {
     let Some(given) = given else { return Ok(default) };
     humantime::parse_duration(given)
         .map_err(|_| ConfigError(format!("{key}: \"{given}\" is not a duration like \"250ms\", \"30s\" or \"10m\"")))
@@ -219,16 +220,9 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
             wait: duration(&at("queue.wait"), file.queue.wait.as_deref(), Duration::from_secs(10))?,
         },
         timeouts: timeouts(&name, &file.timeouts)?,
-        retry: Retry {
-            attempts: file.retry.attempts.unwrap_or(3).max(1),
-            base: duration(&at("retry.base"), file.retry.base.as_deref(), Duration::from_millis(250))?,
-            max: duration(&at("retry.max"), file.retry.max.as_deref(), Duration::from_secs(8))?,
-        },
-        breaker: Breaker {
-            failures: file.breaker.failures.unwrap_or(5).max(1),
-            window: duration(&at("breaker.window"), file.breaker.window.as_deref(), Duration::from_secs(30))?,
-            open: duration(&at("breaker.open"), file.breaker.open.as_deref(), Duration::from_secs(15))?,
-        },
+        key_cooldown: duration(&at("key_cooldown"), file.key_cooldown.as_deref(), Duration::from_secs(60))?,
+        retry: retry(&name, &file.retry)?,
+        breaker: breaker(&name, &file.breaker)?,
         probe: probe(&name, &file.probe)?,
         models: file.models,
         name,
@@ -250,6 +244,43 @@ fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> 
         idle: duration(&at("idle"), file.idle.as_deref(), Duration::from_secs(60))?,
         total: duration(&at("total"), file.total.as_deref(), Duration::from_secs(600))?,
     })
+}
+
+fn retry(name: &str, file: &file::Retry) -> Result<Retry, ConfigError> {
+    let at = |key: &str| format!("providers.{name}.retry.{key}");
+    Ok(Retry {
+        attempts: file.attempts.unwrap_or(3).max(1),
+        base: duration(&at("base"), file.base.as_deref(), Duration::from_millis(250))?,
+        max: duration(&at("max"), file.max.as_deref(), Duration::from_secs(8))?,
+        budget: within(&at("budget"), file.budget, 0.1, 0.0..=1.0)?,
+        min_per_second: within(&at("min_per_second"), file.min_per_second, 1.0, 0.0..=1000.0)?,
+    })
+}
+
+fn breaker(name: &str, file: &file::Breaker) -> Result<Breaker, ConfigError> {
+    let at = |key: &str| format!("providers.{name}.breaker.{key}");
+    Ok(Breaker {
+        failures: file.failures.unwrap_or(5).max(1),
+        window: duration(&at("window"), file.window.as_deref(), Duration::from_secs(30))?,
+        open: duration(&at("open"), file.open.as_deref(), Duration::from_secs(15))?,
+        slow_first_token: optional(&at("slow_first_token"), file.slow_first_token.as_deref())?,
+    })
+}
+
+/// A duration that may be left out.
+pub(super) fn optional(key: &str, given: Option<&str>) -> Result<Option<Duration>, ConfigError> {
+    given.map(|given| duration(key, Some(given), Duration::ZERO)).transpose()
+}
+
+/// A number between two bounds.
+pub(super) fn within(key: &str, given: Option<f64>, default: f64, bounds: RangeInclusive<f64>) -> Result<f64, ConfigError> {
+    let number = given.unwrap_or(default);
+    let (least, most) = (bounds.start(), bounds.end());
+    if bounds.contains(&number) {
+        Ok(number)
+    } else {
+        Err(ConfigError(format!("{key}: {number} is not within {least} and {most}")))
+    }
 }
 
 /// Where a kind is spoken unless the configuration says otherwise. Azure's accounts have no address in
@@ -292,54 +323,6 @@ fn check_url(key: &str, url: &str) -> Result<(), ConfigError> {
     let is_sound = rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', ' ', '@']));
     let wrong = || ConfigError(format!("{key}: must begin with http:// or https:// and have no query, fragment or credentials"));
     if is_sound && url.parse::<http::Uri>().is_ok() { Ok(()) } else { Err(wrong()) }
-}
-
-fn models(file: BTreeMap<String, file::Model>, providers: &[Provider]) -> Result<Vec<Model>, ConfigError> {
-    file.into_iter().map(|(name, written)| model(name, written, providers)).collect()
-}
-
-fn model(name: String, file: file::Model, providers: &[Provider]) -> Result<Model, ConfigError> {
-    if file.targets.is_empty() {
-        return Err(ConfigError(format!("models.\"{name}\".targets: at least one target is needed")));
-    }
-    let targets = file.targets.iter().map(|written| {
-        let (provider, model) = split_target(&name, &written.target, providers)?;
-        Ok(Target { provider, model, weight: written.weight.unwrap_or(1), tier: written.tier.unwrap_or(1) })
-    });
-    Ok(Model {
-        targets: targets.collect::<Result<_, ConfigError>>()?,
-        balance: word(
-            &format!("models.\"{name}\".balance"),
-            file.balance.as_deref(),
-            Balance::Weighted,
-            &[
-                ("weighted", Balance::Weighted),
-                ("least_busy", Balance::LeastBusy),
-                ("latency", Balance::Latency),
-                ("cost", Balance::Cost),
-            ],
-        )?,
-        limits: Limits {
-            requests_per_minute: file.requests_per_minute,
-            tokens_per_minute: file.tokens_per_minute,
-            max_concurrent: file.max_concurrent,
-        },
-        name,
-    })
-}
-
-fn split_target(name: &str, target: &str, providers: &[Provider]) -> Result<(String, String), ConfigError> {
-    let wrong = |why: &str| ConfigError(format!("models.\"{name}\".targets: \"{target}\" {why}"));
-    let (provider, model) = target.split_once('/').ok_or_else(|| wrong("is not of the form provider/model"))?;
-    if model.is_empty() {
-        return Err(wrong("names no model"));
-    }
-    if providers.iter().any(|known| known.name == provider) {
-        return Ok((provider.to_owned(), model.to_owned()));
-    }
-    let nearest = super::nearest(provider, providers.iter().map(|known| known.name.as_str()));
-    let hint = nearest.map(|name| format!("; did you mean \"{name}\"?")).unwrap_or_default();
-    Err(wrong(&format!("names the provider \"{provider}\", which is not configured{hint}")))
 }
 
 /// The file's keys, and `CHOREOAI_API_KEYS` (`name=secret,…`), which goes before them.
@@ -424,7 +407,7 @@ fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {
 fn prices(file: BTreeMap<String, file::Price>, providers: &[Provider]) -> Result<Vec<PriceRow>, ConfigError> {
     let text = |given: Option<file::Decimal>| given.map(|decimal| decimal.0);
     let rows = file.into_iter().map(|(target, written)| {
-        let (provider, model) = split_target("prices", &target, providers)
+        let (provider, model) = models::split_target("prices", &target, providers)
             .map_err(|_| ConfigError(format!("prices.\"{target}\": expected \"provider/model\" with a configured provider")))?;
         Ok(PriceRow {
             provider,

@@ -14,8 +14,8 @@ use super::{ConfigError, Secret, file};
 pub enum Credentials {
     /// Nothing is sent.
     None,
-    /// A key that stays as it is, or a ready token.
-    Key(Secret),
+    /// Keys that stay as they are, or ready tokens; never empty. Calls are spread over them.
+    Keys(Vec<Secret>),
     /// Keys that sign every request.
     Aws(Box<Aws>),
     /// Access tokens of Google Cloud.
@@ -144,15 +144,15 @@ pub(super) fn find(
     environment: Environment<'_>,
 ) -> Result<Credentials, ConfigError> {
     let named = file.credentials.as_deref();
-    if let Some(key) = &file.api_key {
+    if let Some(keys) = keys(name, file)? {
         return match named {
             Some(_) => Err(ConfigError(format!("providers.{name}.credentials: give either api_key or credentials"))),
-            None => Ok(Credentials::Key(Secret::new(key))),
+            None => Ok(Credentials::Keys(keys)),
         };
     }
     match kind.auth() {
         Auth::SigV4(_) => match set(environment, BEDROCK_KEY).filter(|_| named.is_none()) {
-            Some(key) => Ok(Credentials::Key(Secret::new(key))),
+            Some(key) => Ok(Credentials::Keys(vec![Secret::new(key)])),
             None => aws(name, named, region, environment),
         },
         Auth::Google => Ok(Credentials::Google(google(named, environment))),
@@ -161,10 +161,31 @@ pub(super) fn find(
             Err(ConfigError(format!("providers.{name}.credentials: the kind \"{kind}\" has none; it takes an api_key")))
         }
         _ => match kind.key_variable().and_then(|variable| set(environment, variable)) {
-            Some(key) => Ok(Credentials::Key(Secret::new(key))),
+            Some(key) => Ok(Credentials::Keys(vec![Secret::new(key)])),
             None if kind.kind() == AZURE => entra(name, environment),
             None => Ok(Credentials::None),
         },
+    }
+}
+
+/// The keys that the file gives.
+fn keys(name: &str, file: &file::Provider) -> Result<Option<Vec<Secret>>, ConfigError> {
+    let wrong = |what: &str| ConfigError(format!("providers.{name}.api_keys: {what}"));
+    match (&file.api_key, &file.api_keys) {
+        (Some(_), Some(_)) => Err(wrong("give either api_key or api_keys")),
+        (Some(key), None) => Ok(Some(vec![Secret::new(key)])),
+        (None, Some(keys)) if keys.is_empty() || keys.iter().any(String::is_empty) => {
+            Err(wrong("a list of keys, none of them empty"))
+        }
+        (None, Some(keys)) => {
+            let is_twice = |(index, key): (usize, &String)| keys.iter().take(index).any(|other| other == key);
+            if keys.iter().enumerate().any(is_twice) {
+                Err(wrong("a key is in it twice"))
+            } else {
+                Ok(Some(keys.iter().map(Secret::new).collect()))
+            }
+        }
+        (None, None) => Ok(None),
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Provider {
     pub kind: Option<String>,
     pub base_url: Option<String>,
     pub api_key: Option<String>,
+    pub api_keys: Option<Vec<String>>,
+    pub key_cooldown: Option<String>,
     pub credentials: Option<String>,
     pub region: Option<String>,
     pub project: Option<String>,
@@ -97,6 +99,8 @@ pub(super) struct Retry {
     pub attempts: Option<u32>,
     pub base: Option<String>,
     pub max: Option<String>,
+    pub budget: Option<f64>,
+    pub min_per_second: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -105,6 +109,7 @@ pub(super) struct Breaker {
     pub failures: Option<u32>,
     pub window: Option<String>,
     pub open: Option<String>,
+    pub slow_first_token: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -119,9 +124,27 @@ pub(super) struct Probe {
 pub(super) struct Model {
     pub targets: Vec<Target>,
     pub balance: Option<String>,
+    pub fallback_on: Option<Vec<String>>,
+    pub timeouts: ModelTimeouts,
+    pub hedge: Option<Hedge>,
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
     pub max_concurrent: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct ModelTimeouts {
+    pub first_byte: Option<String>,
+    pub idle: Option<String>,
+    pub total: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Hedge {
+    pub percentile: Option<f64>,
+    pub at_least: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

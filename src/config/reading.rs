@@ -84,10 +84,11 @@ fn unknown_key(message: &str) -> Option<String> {
 }
 
 /// What serde calls things, and what people do.
-const WORDS: [(&str, &str); 6] = [
+const WORDS: [(&str, &str); 7] = [
     ("expected u64", "expected a whole number, 0 or more"),
     ("expected u32", "expected a whole number, 0 or more"),
     ("expected usize", "expected a whole number, 0 or more"),
+    ("expected f64", "expected a number"),
     ("a sequence", "a list"),
     ("invalid type: map", "invalid type: table"),
     (" as i128", ""),

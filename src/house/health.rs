@@ -49,9 +49,13 @@ impl House {
         Health { known: lanes.len(), resting, has_untried: self.providers.keys().any(is_untried) }
     }
 
-    /// Sets the gauges of breakers and of models that can be called to how things are now.
+    /// Sets the gauges of breakers, of keys and of models that can be called to how things are now.
     pub fn show_health(&self, now: Instant) {
-        self.providers.values().for_each(|provider| provider.upstream.count_reuse());
+        for (name, provider) in &self.providers {
+            provider.upstream.count_reuse();
+            let resting = i64::try_from(provider.upstream.keys_resting(now)).unwrap_or(i64::MAX);
+            self.metrics.upstream_keys_resting.with_label_values(&[name]).set(resting);
+        }
         let mut worst: HashMap<&str, State> =
             self.config.providers.iter().map(|provider| (provider.name.as_str(), State::Closed)).collect();
         for lane in self.lanes.read().unwrap_or_else(PoisonError::into_inner).values() {

@@ -63,6 +63,7 @@ impl House {
             // A gauge that was never set is not there to be taken away.
             let _ = metrics.circuit_breaker_state.remove_label_values(&[provider]);
             let _ = metrics.queue_size.remove_label_values(&[provider]);
+            let _ = metrics.upstream_keys_resting.remove_label_values(&[provider]);
             for kind in ["requests", "tokens"] {
                 let _ = metrics.upstream_ratelimit_remaining.remove_label_values(&[provider.as_str(), kind]);
             }

@@ -21,6 +21,8 @@ const STATUSES: [&str; 6] = ["200", "429", "500", "502", "503", "504"];
 const REFUSALS: [&str; 8] = ["400", "401", "403", "404", "408", "413", "429", "503"];
 /// The methods of calls that meet no route.
 const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "other"];
+/// Why a provider refuses a key.
+const KEY_REFUSALS: [&str; 3] = ["auth", "quota", "rate_limited"];
 /// Scope and limit of what the guard against floods from one address refuses.
 pub const PER_ADDRESS: [&str; 2] = ["address", "rps"];
 
@@ -73,6 +75,12 @@ impl House {
         for reason in RETRIED.map(Kind::label) {
             self.metrics.upstream_retries.with_label_values(&[provider, reason]);
         }
+        for reason in KEY_REFUSALS {
+            self.metrics.upstream_key_refusals.with_label_values(&[provider, reason]);
+        }
+        self.metrics.upstream_keys_resting.with_label_values(&[provider]);
+        self.metrics.retry_budget_exhausted.with_label_values(&[provider]);
+        self.metrics.hedges.with_label_values(&[provider]);
     }
 
     fn present_errors(&self, provider: &str) {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use providers::{Answer, ChatRequest, Kind, Usage};
 
+use super::twin::Beside;
 use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
 use crate::metrics::{CountGauge, KeyMetrics};
 use crate::tokens::Sample;
@@ -34,19 +35,19 @@ pub type OnSettled = Option<OnEnd>;
 
 /// One call of a client, from its arrival to the last byte of its answer.
 pub struct Call {
-    meter: Meter,
-    facts: Facts,
+    pub(super) meter: Meter,
+    pub(super) facts: Facts,
     arrived: Instant,
     in_flight: CountGauge,
-    key: Option<Arc<KeyMetrics>>,
+    pub(super) key: Option<Arc<KeyMetrics>>,
     /// The model label while no target is chosen.
     requested: String,
     attempt: Option<Attempt>,
     /// The account of the last attempt; the labels of the call.
-    account: Option<Arc<Account>>,
-    last: Option<UsageRecord>,
+    pub(super) account: Option<Arc<Account>>,
+    pub(super) last: Option<UsageRecord>,
     attempts: u32,
-    tokens: u64,
+    pub(super) tokens: u64,
     cost: u64,
     stream: bool,
     status: Option<u16>,
@@ -54,8 +55,12 @@ pub struct Call {
     has_left: bool,
     first_token: Option<Duration>,
     /// Time that was spent waiting for others: the client's body, the provider's answer.
-    not_ours: Duration,
-    on_end: Option<OnEnd>,
+    pub(super) not_ours: Duration,
+    pub(super) on_end: Option<OnEnd>,
+    /// What attempts used that ran at the same time.
+    pub(super) beside: Option<Arc<Beside>>,
+    /// It stands for one of two attempts of a call, not for the call.
+    pub(super) is_twin: bool,
 }
 
 /// The attempt that is running.
@@ -84,14 +89,20 @@ impl Meter {
     /// Opens the record of a call that arrived now.
     #[must_use]
     pub fn call(&self, facts: Facts) -> Call {
-        let in_flight = self.metrics.requests_in_flight.with_label_values(&[facts.endpoint]);
-        in_flight.inc();
+        let call = Call::new(self.clone(), facts);
+        call.in_flight.inc();
         self.running.fetch_add(1, Ordering::AcqRel);
-        Call {
-            meter: self.clone(),
-            facts,
+        call
+    }
+}
+
+impl Call {
+    pub(super) fn new(meter: Meter, facts: Facts) -> Self {
+        Self {
             arrived: Instant::now(),
-            in_flight,
+            in_flight: meter.metrics.requests_in_flight.with_label_values(&[facts.endpoint]),
+            meter,
+            facts,
             key: None,
             requested: String::new(),
             attempt: None,
@@ -107,11 +118,11 @@ impl Meter {
             first_token: None,
             not_ours: Duration::ZERO,
             on_end: None,
+            beside: None,
+            is_twin: false,
         }
     }
-}
 
-impl Call {
     /// The call's id.
     #[must_use]
     pub fn request_id(&self) -> &str {
@@ -144,7 +155,10 @@ impl Call {
         self.settle(Outcome::UpstreamError);
         account.metrics.in_flight.inc();
         self.account = Some(Arc::clone(account));
-        self.attempts += 1;
+        match &self.beside {
+            Some(beside) => drop(beside.attempts.fetch_add(1, Ordering::Relaxed)),
+            None => self.attempts += 1,
+        }
         self.attempt = Some(Attempt {
             request: Arc::clone(request),
             on_settled,
@@ -163,13 +177,14 @@ impl Call {
     /// How many attempts were made.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        self.attempts
+        self.attempts + self.beside.as_ref().map_or(0, |beside| beside.attempts.load(Ordering::Relaxed))
     }
 
     /// What all attempts cost so far, in 10⁻¹² USD; `None` when the last one's model has no price.
     #[must_use]
     pub fn cost(&self) -> Option<u64> {
-        self.last.as_ref().and_then(|record| record.cost).map(|_| self.cost)
+        let beside = self.beside.as_ref().map_or(0, |beside| beside.cost.load(Ordering::Relaxed));
+        self.last.as_ref().and_then(|record| record.cost).map(|_| self.cost + beside)
     }
 
     /// The provider has begun to answer (a stream) or has answered (the whole).
@@ -240,8 +255,14 @@ impl Call {
         if let Some(on_settled) = attempt.on_settled {
             on_settled(tokens);
         }
-        self.tokens += tokens;
-        self.cost += record.cost.unwrap_or(0);
+        let cost = record.cost.unwrap_or(0);
+        match &self.beside {
+            Some(beside) => beside.add(tokens, cost),
+            None => {
+                self.tokens += tokens;
+                self.cost += cost;
+            }
+        }
         self.last = Some(record);
     }
 
@@ -322,12 +343,12 @@ impl Call {
                     ttft = self.first_token.map(|wait| wait.as_secs_f64()),
                     input_tokens = record.map(|record| record.usage.input),
                     output_tokens = record.map(|record| record.usage.output),
-                    cost_usd = record.and_then(|record| record.cost).map(|_| self.cost as f64 / 1e12),
+                    cost_usd = self.cost().map(|cost| cost as f64 / 1e12),
                     outcome = record.map(|record| record.outcome.label()),
                     usage_source = record.map(|record| record.source.label()),
                     error_type = self.error_type,
                     key = self.key.as_ref().map(|key| key.name.as_str()),
-                    attempt = self.attempts,
+                    attempt = self.attempts(),
                 )
             };
         }
@@ -341,12 +362,19 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        let is_stopping = self.meter.is_stopping();
         if self.attempt.is_some() {
-            self.client_left();
-            self.settle(if self.meter.is_stopping() { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
+            if !self.is_twin {
+                self.client_left();
+            }
+            self.settle(if is_stopping { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
+        }
+        if self.is_twin {
+            self.meter.running.fetch_sub(1, Ordering::AcqRel);
+            return;
         }
         if self.status.is_none() {
-            self.failed(if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" });
+            self.failed(if is_stopping { "shutting_down" } else { "client_disconnect" });
         }
         self.in_flight.dec();
         self.meter.running.fetch_sub(1, Ordering::AcqRel);

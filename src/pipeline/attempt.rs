@@ -1,18 +1,19 @@
-//! The attempts on one target: send, see what came, and say whether to answer with it, try again, or
-//! go on to the next.
-//! It must not know how answers are worded for HTTP, or which targets there are.
+//! One attempt on one target: find a place, translate, send, and read until there is an answer for the client
+//! or it has failed.
+//! It must not know how answers are worded for HTTP, which targets there are, or what is tried next.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use http::{HeaderMap, StatusCode};
 use providers::frames::Framing;
-use providers::{Class, Kind as Heard, UpstreamRequest};
-use tokio::time::{Instant, sleep};
+use providers::{Class, Kind as Heard, UpstreamError, UpstreamRequest};
+use tokio::time::{Instant, timeout_at};
 
+use super::verdict::{self, Failed, STOP, Then};
 use super::{Ask, admission};
-use crate::config::OnDisconnect;
+use crate::config::{OnDisconnect, Reason};
 use crate::error::{Error, Kind};
 use crate::house::{House, Lane, unix_seconds};
 use crate::limits::{Limit, QueueReason, QueueRefused, Scope};
@@ -20,10 +21,7 @@ use crate::meter::{Call, OnSettled, Outcome};
 use crate::metrics::Metrics;
 use crate::router::{self, Running};
 use crate::stream::{End, Limits, Parts, Pump, Source, Watch};
-use crate::upstream::{self, Failure};
-
-/// The most of an error's body that is read, in time.
-const ERROR_BODY: Duration = Duration::from_secs(5);
+use crate::upstream;
 
 /// An answer that is ready to go to the client.
 pub(super) enum Reply {
@@ -55,122 +53,94 @@ pub(super) struct About {
     pub(super) dropped: Vec<&'static str>,
 }
 
-/// No answer: why, and whether another target could have one.
+impl About {
+    /// What there is to tell of a call whose last attempt was made on `lane`.
+    pub(super) fn of(lane: &Lane, call: &Call, dropped: Vec<&'static str>) -> Self {
+        let (provider, model) = (lane.provider.config.name.clone(), lane.target.model.clone());
+        Self { provider, model, attempts: call.attempts(), cost: call.cost(), dropped }
+    }
+}
+
+/// No answer: why.
 pub(super) struct Stopped {
     /// The call's record, given back.
     pub(super) call: Option<Box<Call>>,
-    /// What the client is told if nothing better comes.
+    /// What the client is told.
     pub(super) error: Error,
-    /// Nothing else can help.
-    pub(super) is_final: bool,
+    /// What was tried last, if anything was.
+    pub(super) about: Option<About>,
 }
 
 impl Stopped {
     /// The task that ran the call is gone; its record was closed when it went.
     pub(super) fn lost() -> Self {
-        Self { call: None, error: Error::new(Kind::Internal, "the call was lost in the gateway"), is_final: true }
+        Self { call: None, error: Error::new(Kind::Internal, "the call was lost in the gateway"), about: None }
     }
 }
 
-/// What to do after an attempt that failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Then {
-    /// The same again, at once, asked in another way.
-    Rephrase,
-    /// The same again, after a while.
-    Again,
-    /// The next target.
-    Next,
-    /// Tell the client.
-    Stop,
+/// How long the stages of one attempt may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    first_byte: Duration,
+    idle: Duration,
+    /// When it must be over: the attempt's own total, or the client's deadline.
+    pub(super) deadline: Instant,
 }
 
-struct Failed {
-    call: Call,
-    error: Error,
-    then: Then,
-}
-
-/// Tries one lane as often as its provider's rule says.
-pub(super) async fn on_lane(house: &House, ask: &Ask, lane: &Arc<Lane>, mut call: Call) -> Result<Reply, Stopped> {
-    let rule = lane.provider.config.retry;
-    let mut tried = 0;
-    loop {
-        let now = router::now();
-        let Some(running) = lane.target.begin(now) else {
-            let error = Error::new(Kind::UpstreamUnavailable, "the provider has failed repeatedly and is left alone for a while");
-            return Err(stopped(call, error.retry_after(lane.target.breaker.wait(now)), false));
-        };
-        let failed = match once(house, ask, (lane, running), call).await {
-            Ok(reply) => return Ok(reply),
-            Err(failed) => *failed,
-        };
-        call = failed.call;
-        tried += u32::from(failed.then != Then::Rephrase);
-        match failed.then {
-            Then::Rephrase => {}
-            Then::Stop => return Err(stopped(call, failed.error, true)),
-            Then::Next => return Err(stopped(call, failed.error, false)),
-            Then::Again => {
-                let wait = pause(rule.base, rule.max, tried, failed.error.wait());
-                let Some(wait) = wait.filter(|_| tried < rule.attempts) else {
-                    return Err(stopped(call, failed.error, false));
-                };
-                let labels = [lane.provider.config.name.as_str(), failed.error.label()];
-                house.metrics.upstream_retries.with_label_values(&labels).inc();
-                sleep(wait).await;
-                call.waited(wait);
-            }
-        }
+impl Times {
+    fn of(ask: &Ask, lane: &Lane) -> Self {
+        let timeouts = ask.plan.timeouts.or(lane.provider.config.timeouts);
+        let total = Instant::now() + timeouts.total;
+        let deadline = ask.deadline.map_or(total, |deadline| deadline.min(total));
+        Self { first_byte: timeouts.first_byte, idle: timeouts.idle, deadline }
     }
 }
 
-fn stopped(call: Call, error: Error, is_final: bool) -> Stopped {
-    Stopped { call: Some(Box::new(call)), error, is_final }
-}
-
-/// How long to wait before try `tried + 1`: a random share of a doubling span, and never less than
-/// the provider asked for; `None` when it asked for longer than we are willing to wait.
-fn pause(base: Duration, max: Duration, tried: u32, asked: Option<Duration>) -> Option<Duration> {
-    let span = base.saturating_mul(1 << tried.saturating_sub(1).min(16)).min(max);
-    let jittered = span.mul_f64(fastrand::f64());
-    match asked {
-        Some(asked) if asked > max => None,
-        Some(asked) => Some(asked.max(jittered)),
-        None => Some(jittered),
-    }
+/// What is held while an attempt runs.
+pub(super) struct UnderWay {
+    pub(super) lane: Arc<Lane>,
+    pub(super) running: Running,
+    pub(super) times: Times,
+    pub(super) sent: Instant,
+    /// The number of the key that was used.
+    pub(super) key: usize,
+    dropped: Vec<&'static str>,
 }
 
 /// One attempt.
-async fn once(house: &House, ask: &Ask, (lane, running): (&Arc<Lane>, Running), mut call: Call) -> Result<Reply, Box<Failed>> {
+pub(super) async fn once(
+    house: &House,
+    ask: &Ask,
+    (lane, running): (&Arc<Lane>, Running),
+    mut call: Call,
+) -> Result<Reply, Box<Failed>> {
     let on_settled = match place(house, ask, lane, &mut call).await {
         Ok(on_settled) => on_settled,
-        Err(error) => return Err(Box::new(Failed { call, error, then: Then::Next })),
+        Err((error, next)) => return Err(Failed::new(call, error, next)),
     };
     let outgoing = match translate(ask, lane, &call) {
         Ok(outgoing) => outgoing,
-        Err(error) => return Err(Box::new(Failed { call, error, then: Then::Stop })),
+        Err(error) => return Err(Failed::new(call, error, STOP)),
     };
     let (framing, dropped) = (outgoing.framing, outgoing.dropped.clone());
-    let deadline = Instant::now() + lane.provider.upstream.timeouts.total;
-    let sent = Instant::now();
+    let (times, sent) = (Times::of(ask, lane), Instant::now());
+    let mut under_way = UnderWay { lane: Arc::clone(lane), running, times, sent, key: 0, dropped };
     call.open(&lane.account, &ask.request, on_settled);
-    let sending = lane.provider.upstream.send(outgoing, deadline).await;
+    let sending = lane.provider.upstream.send(outgoing, times.first_byte, times.deadline).await;
     call.heard();
     let answer = match sending {
         Ok(answer) => answer,
-        Err(failure) => return Err(unreached(house, lane, call, failure)),
+        Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),
     };
+    under_way.key = answer.key;
     if !answer.status.is_success() {
-        return Err(refused(house, ask, lane, call, answer).await);
+        return Err(verdict::refused(house, ask, &under_way, call, answer).await);
     }
-    lane.target.took(sent.elapsed());
     note_what_is_left(&house.metrics, lane, &answer.headers);
-    let under_way = UnderWay { lane: Arc::clone(lane), _running: running, dropped };
     if ask.request.stream && !(framing == Framing::Sse && is_json(&answer)) {
-        stream(house, ask, call, answer, (framing, deadline, under_way)).await
+        stream(house, ask, call, answer, (framing, under_way)).await
     } else {
-        whole(house, ask, call, answer, (deadline, under_way)).await
+        whole(house, ask, call, answer, under_way).await
     }
 }
 
@@ -183,35 +153,26 @@ fn note_what_is_left(metrics: &Metrics, lane: &Lane, headers: &HeaderMap) {
     }
 }
 
-/// What is held while an attempt runs.
-struct UnderWay {
-    lane: Arc<Lane>,
-    _running: Running,
-    dropped: Vec<&'static str>,
-}
-
-impl UnderWay {
-    fn about(&self, call: &Call) -> About {
-        let (provider, model) = (self.lane.provider.config.name.clone(), self.lane.target.model.clone());
-        About { provider, model, attempts: call.attempts(), cost: call.cost(), dropped: self.dropped.clone() }
-    }
-}
-
 /// A place within the provider's own limits, as what is to be told when the attempt is settled.
-async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, Error> {
+async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, (Error, (Then, Option<Reason>))> {
     let slot = match &lane.provider.queue {
         Some(queue) => {
             let began = Instant::now();
-            let entered = queue.enter(&ask.key).await;
+            let entering = queue.enter(&ask.key);
+            let entered = match ask.deadline {
+                Some(deadline) => timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?,
+                None => entering.await,
+            };
             call.waited(began.elapsed());
-            Some(entered.map_err(|refused| queue_full(house, &refused))?)
+            Some(entered.map_err(|refused| (queue_full(house, &refused), (Then::Next, Some(Reason::Overloaded))))?)
         }
         None => None,
     };
     let permit = match &lane.provider.ledger {
         Some(ledger) => {
             let admitted = house.limits.admit(&[Arc::clone(ledger)], lane.account.reservation(&ask.request)).await;
-            Some(admitted.map_err(|denied| admission::refusal(house, &denied))?)
+            let refused = |denied| (admission::refusal(house, &denied), (Then::Next, Some(Reason::RateLimit)));
+            Some(admitted.map_err(refused)?)
         }
         None => None,
     };
@@ -264,108 +225,41 @@ fn is_json(answer: &upstream::Answer) -> bool {
     answer.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
 }
 
-/// No head of an answer came.
-fn unreached(house: &House, lane: &Lane, mut call: Call, failure: Failure) -> Box<Failed> {
-    let (outcome, error) = match failure {
-        Failure::Timeout => (Outcome::Timeout, Error::new(Kind::UpstreamTimeout, "the provider did not answer in time")),
-        Failure::Connect => (Outcome::UpstreamError, Error::new(Kind::UpstreamUnavailable, "the provider cannot be reached")),
-        Failure::Credentials(trouble) => {
-            call.settle(Outcome::UpstreamError);
-            let kind = if trouble.is_passing { Kind::UpstreamUnavailable } else { Kind::UpstreamAuth };
-            let message = format!("provider \"{}\": {}", lane.provider.config.name, trouble.message);
-            // The model is well, and what is missing will not be there a moment later.
-            return Box::new(Failed { call, error: Error::new(kind, message), then: Then::Next });
-        }
-        Failure::Broken | Failure::TooLarge => {
-            (Outcome::UpstreamError, Error::new(Kind::UpstreamFailed, "the provider broke the connection"))
-        }
-    };
-    call.settle(outcome);
-    unwell(&house.metrics, lane);
-    Box::new(Failed { call, error, then: Then::Again })
-}
-
-/// An answer with a status that says no.
-async fn refused(house: &House, ask: &Ask, lane: &Lane, mut call: Call, mut answer: upstream::Answer) -> Box<Failed> {
-    let (status, headers) = (answer.status, std::mem::take(&mut answer.headers));
-    let body = answer.whole(ERROR_BODY, Instant::now() + ERROR_BODY).await.unwrap_or_default();
-    call.settle(Outcome::UpstreamError);
-    if ask.request.stream && lane.asks_usage() && rejects_usage(status, &body) {
-        lane.stop_asking_usage();
-        let error = Error::new(Kind::UpstreamRefused, "the provider rejects stream_options");
-        return Box::new(Failed { call, error, then: Then::Rephrase });
-    }
-    let reported = lane.provider.wire.0.error(status, &headers, &body);
-    let then = judge(house, lane, reported.class, reported.retry_after);
-    Box::new(Failed { call, error: Error::from(reported), then })
-}
-
-/// Whether a provider refused the one field that was added to the client's request.
-fn rejects_usage(status: StatusCode, body: &[u8]) -> bool {
-    let names = |word: &[u8]| memchr::memmem::find(body, word).is_some();
-    matches!(status.as_u16(), 400 | 422) && (names(b"stream_options") || names(b"include_usage"))
-}
-
-/// What a reported error says about the target, and what to do next.
-fn judge(house: &House, lane: &Lane, class: Class, retry_after: Option<Duration>) -> Then {
-    match class {
-        Class::Invalid | Class::NotFound | Class::ContentFilter => {
-            lane.target.breaker.succeeded();
-            Then::Stop
-        }
-        Class::ContextOverflow | Class::Authentication | Class::Permission | Class::Quota => Then::Next,
-        Class::RateLimited => {
-            let longest = lane.provider.config.retry.max;
-            if let Some(wait) = retry_after.filter(|wait| *wait > longest) {
-                lane.target.breaker.cool_down(router::now(), wait);
-            }
-            Then::Again
-        }
-        Class::Overloaded | Class::Timeout | Class::Server => {
-            unwell(&house.metrics, lane);
-            Then::Again
-        }
-    }
-}
-
-fn unwell(metrics: &Metrics, lane: &Lane) {
-    let provider = lane.provider.config.name.as_str();
-    if lane.target.breaker.failed(router::now()) {
-        metrics.circuit_breaker_trips.with_label_values(&[provider]).inc();
-    }
-}
-
 /// The whole answer.
 async fn whole(
     house: &House,
     ask: &Ask,
     mut call: Call,
     mut answer: upstream::Answer,
-    (deadline, under_way): (Instant, UnderWay),
+    under_way: UnderWay,
 ) -> Result<Reply, Box<Failed>> {
-    let lane = Arc::clone(&under_way.lane);
+    let lane = &under_way.lane;
     let headers = std::mem::take(&mut answer.headers);
     let began = Instant::now();
-    let body = answer.whole(lane.provider.upstream.timeouts.idle, deadline).await;
+    let body = answer.whole(under_way.times.idle, under_way.times.deadline).await;
     call.waited(began.elapsed());
     let body = match body {
         Ok(body) => body,
-        Err(failure) => return Err(unreached(house, &lane, call, failure)),
+        Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),
     };
-    let translated = with_call(ask, &lane, call.request_id(), |wire, call| wire.answer(call, &headers, body));
+    let translated = with_call(ask, lane, call.request_id(), |wire, call| wire.answer(call, &headers, body));
     let reported = match translated {
-        Ok(_) if ask.request.stream => providers::UpstreamError::new(Class::Server, "the provider did not stream its answer"),
+        Ok(_) if ask.request.stream => UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
         Ok(answer) => {
             call.whole(&answer);
             call.settle(Outcome::Completed);
-            lane.target.breaker.succeeded();
-            return Ok(Reply::Whole { body: answer.body, about: under_way.about(&call), call: Box::new(call) });
+            under_way.running.succeeded();
+            lane.target.latency.observe(router::now(), under_way.sent.elapsed());
+            if ask.plan.hedge.is_some() {
+                lane.target.latency.remember(under_way.sent.elapsed());
+            }
+            let about = About::of(lane, &call, under_way.dropped);
+            return Ok(Reply::Whole { body: answer.body, about, call: Box::new(call) });
         }
     };
     call.settle(Outcome::UpstreamError);
-    let then = judge(house, &lane, reported.class, reported.retry_after);
-    Err(Box::new(Failed { call, error: Error::from(reported), then }))
+    Err(verdict::reported_by(house, &under_way, call, reported))
 }
 
 /// The beginning of a streamed answer.
@@ -374,38 +268,30 @@ async fn stream(
     ask: &Ask,
     call: Call,
     answer: upstream::Answer,
-    (framing, deadline, under_way): (Framing, Instant, UnderWay),
+    (framing, under_way): (Framing, UnderWay),
 ) -> Result<Reply, Box<Failed>> {
     let lane = Arc::clone(&under_way.lane);
     let config = &lane.provider.config;
     let drain = (config.on_disconnect == OnDisconnect::Drain).then_some(config.drain_timeout);
-    let limits = Limits { idle: lane.provider.upstream.timeouts.idle, deadline, drain };
-    let about = About { cost: None, ..under_way.about(&call) };
+    let limits = Limits { idle: under_way.times.idle, deadline: under_way.times.deadline, drain };
+    let about = About { cost: None, ..About::of(&lane, &call, under_way.dropped.clone()) };
     let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
-    let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
+    let watch = Watched { call, under_way, clients: ask.deadline, metrics: Arc::clone(&house.metrics) };
     let began = Instant::now();
-    let (watched, end) =
-        match Pump::begin(Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) })
-            .await
-        {
-            Ok(mut pump) => {
-                pump.watch_mut(|watched| watched.call.waited(began.elapsed()));
-                lane.target.breaker.succeeded();
-                return Ok(Reply::Stream { pump: Box::new(pump), about });
-            }
-            Err(failed) => failed,
-        };
-    let then = match &end {
-        End::Failed(reported) => judge(house, &lane, reported.class, reported.retry_after),
-        End::Stopped => Then::Stop,
-        End::Unreadable(_) => Then::Next,
-        End::Complete | End::Truncated | End::TimedOut => {
-            unwell(&house.metrics, &lane);
-            Then::Again
+    let parts = Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) };
+    match Pump::begin(parts).await {
+        Ok(mut pump) => {
+            pump.watch_mut(|watched| {
+                watched.call.waited(began.elapsed());
+                watched.has_begun();
+            });
+            Ok(Reply::Stream { pump: Box::new(pump), about })
         }
-    };
-    let error = end.error().unwrap_or_else(|| Error::new(Kind::UpstreamStream, "the provider sent an empty stream"));
-    Err(Box::new(Failed { call: watched.into_call(), error, then }))
+        Err((watched, end)) => {
+            let Watched { call, under_way, .. } = watched;
+            Err(verdict::ended(house, ask, &under_way, call, end))
+        }
+    }
 }
 
 impl Source for upstream::Answer {
@@ -418,12 +304,22 @@ impl Source for upstream::Answer {
 pub(super) struct Watched {
     pub(super) call: Call,
     under_way: UnderWay,
+    /// The client's own deadline.
+    clients: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
 impl Watched {
-    fn into_call(self) -> Call {
-        self.call
+    /// The first content is here, in good time or not.
+    fn has_begun(&self) {
+        let UnderWay { lane, running, sent, .. } = &self.under_way;
+        let took = sent.elapsed();
+        lane.target.latency.observe(router::now(), took);
+        if lane.provider.config.breaker.slow_first_token.is_some_and(|longest| took > longest) {
+            verdict::unwell(&self.metrics, &self.under_way);
+        } else {
+            running.succeeded();
+        }
     }
 }
 
@@ -443,8 +339,9 @@ impl Watch for Watched {
         self.call.settle(outcome);
         if let Some(error) = end.error().filter(|_| self.call.has_begun()) {
             self.call.broke(error.label());
-            if !matches!(end, End::Stopped) {
-                unwell(&self.metrics, &self.under_way.lane);
+            let is_clients = matches!(end, End::TimedOut) && self.clients.is_some_and(|deadline| Instant::now() >= deadline);
+            if !matches!(end, End::Stopped) && !is_clients {
+                verdict::unwell(&self.metrics, &self.under_way);
             }
         }
     }

@@ -57,12 +57,16 @@ pub(super) fn plain(error: &Error) -> Response {
     with(error.status(), error.headers(), Body::from(error.body()))
 }
 
-/// A call that no target answered.
+/// A call that no target answered: the headers name the one that was tried last.
 pub(super) fn stopped(stopped: Stopped) -> Response {
-    match stopped.call {
+    let mut response = match stopped.call {
         Some(call) => refused(*call, &stopped.error),
         None => plain(&stopped.error),
+    };
+    if let Some(about) = stopped.about {
+        describe(response.headers_mut(), &about);
     }
+    response
 }
 
 /// An answer that has begun.

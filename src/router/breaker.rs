@@ -1,5 +1,6 @@
-//! The circuit breaker of one target: closed while it is well, open after several failures within a
-//! short time, half-open for one call that finds out whether it is well again.
+//! The circuit breaker of one target, and its record: closed while it is well, open after several failures in
+//! a row, half-open for one call that finds out whether it is well again. Beside that it remembers how large a
+//! share of the calls failed lately.
 //! It must not know what a failure is; it is told. Time is handed in.
 
 use std::collections::VecDeque;
@@ -7,6 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::config;
+
+/// How much one call counts in the share of calls that failed.
+const WEIGHT: f64 = 0.1;
+/// A target of which more than this share failed lately counts as failing: three in a row, or a quarter of all.
+const FAILING: f64 = 0.2;
 
 /// What a breaker does with the next call. The numbers are those of the gauge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +23,14 @@ pub enum State {
     HalfOpen = 1,
     /// None passes.
     Open = 2,
+}
+
+/// Leave for one call. What came of the call is told together with it, so that an answer to a call from before
+/// the breaker opened does not close it.
+#[derive(Clone, Copy, Debug)]
+pub struct Pass {
+    /// The number of the probe that this call is, if it is one.
+    probe: Option<u64>,
 }
 
 /// A circuit breaker.
@@ -30,7 +44,12 @@ pub struct Breaker {
 struct Inner {
     failures: VecDeque<Instant>,
     open_until: Option<Instant>,
-    is_probing: bool,
+    /// The probe that is running.
+    probe: Option<u64>,
+    probes: u64,
+    /// The share of calls that failed lately, the latest counting most.
+    failing: f64,
+    last_failure: Option<Instant>,
 }
 
 impl Breaker {
@@ -40,15 +59,17 @@ impl Breaker {
         Self { rule, inner: Mutex::default() }
     }
 
-    /// Whether a call may pass now; a half-open breaker lets one.
-    pub fn admits(&self, now: Instant) -> bool {
+    /// Lets a call pass, if one may pass now; a half-open breaker lets one.
+    #[must_use]
+    pub fn admit(&self, now: Instant) -> Option<Pass> {
         let mut inner = self.lock();
         match inner.open_until {
-            None => true,
-            Some(until) if now < until || inner.is_probing => false,
+            None => Some(Pass { probe: None }),
+            Some(until) if now < until || inner.probe.is_some() => None,
             Some(_) => {
-                inner.is_probing = true;
-                true
+                inner.probes += 1;
+                inner.probe = Some(inner.probes);
+                Some(Pass { probe: inner.probe })
             }
         }
     }
@@ -69,26 +90,46 @@ impl Breaker {
         self.lock().open_until.map(|until| until.saturating_duration_since(now))
     }
 
+    /// Whether so many calls failed lately that further tries must be counted.
+    #[must_use]
+    pub fn is_failing(&self, now: Instant) -> bool {
+        let inner = self.lock();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) <= self.rule.window;
+        inner.failing > FAILING && inner.last_failure.is_some_and(is_recent)
+    }
+
     /// A call went well.
-    pub fn succeeded(&self) {
+    pub fn succeeded(&self, pass: Pass) {
         let mut inner = self.lock();
-        if inner.open_until.is_some() || !inner.failures.is_empty() {
-            *inner = Inner::default();
+        inner.failing -= WEIGHT * inner.failing;
+        if inner.open_until.is_none() {
+            inner.failures.clear();
+        } else if inner.is_probe(pass) {
+            (inner.open_until, inner.probe) = (None, None);
         }
     }
 
     /// A call ended without telling anything about the target.
-    pub fn learned_nothing(&self) {
-        self.lock().is_probing = false;
+    pub fn learned_nothing(&self, pass: Pass) {
+        let mut inner = self.lock();
+        if inner.is_probe(pass) {
+            inner.probe = None;
+        }
+    }
+
+    /// A call was turned away by a target that is well: too many calls, or the wrong key.
+    pub fn declined(&self, now: Instant) {
+        self.lock().note_failure(now);
     }
 
     /// A call failed; `true` when that opened the breaker.
-    pub fn failed(&self, now: Instant) -> bool {
+    pub fn failed(&self, pass: Pass, now: Instant) -> bool {
         let mut inner = self.lock();
+        inner.note_failure(now);
         if inner.open_until.is_some() {
-            let was_probe = std::mem::take(&mut inner.is_probing);
+            let was_probe = inner.is_probe(pass);
             if was_probe {
-                inner.open_until = Some(now + self.rule.open);
+                (inner.open_until, inner.probe) = (Some(now + self.rule.open), None);
             }
             return was_probe;
         }
@@ -98,7 +139,8 @@ impl Breaker {
         }
         let opens = inner.failures.len() >= self.rule.failures as usize;
         if opens {
-            *inner = Inner { open_until: Some(now + self.rule.open), ..Inner::default() };
+            inner.failures.clear();
+            (inner.open_until, inner.probe) = (Some(now + self.rule.open), None);
         }
         opens
     }
@@ -108,8 +150,7 @@ impl Breaker {
         let mut inner = self.lock();
         let until = now + wait;
         if inner.open_until.is_none_or(|known| known < until) {
-            inner.open_until = Some(until);
-            inner.is_probing = false;
+            (inner.open_until, inner.probe) = (Some(until), None);
         }
     }
 
@@ -118,38 +159,106 @@ impl Breaker {
     }
 }
 
+impl Inner {
+    fn is_probe(&self, pass: Pass) -> bool {
+        pass.probe.is_some() && pass.probe == self.probe
+    }
+
+    fn note_failure(&mut self, now: Instant) {
+        self.failing += WEIGHT * (1.0 - self.failing);
+        self.last_failure = Some(now);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const RULE: config::Breaker = config::Breaker { failures: 3, window: Duration::from_secs(30), open: Duration::from_secs(15) };
+    const RULE: config::Breaker =
+        config::Breaker { failures: 3, window: Duration::from_secs(30), open: Duration::from_secs(15), slow_first_token: None };
+
+    fn breaker() -> (Breaker, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        (Breaker::new(RULE), move |seconds| start + Duration::from_secs(seconds))
+    }
+
+    fn fail(breaker: &Breaker, now: Instant) -> bool {
+        breaker.failed(Pass { probe: None }, now)
+    }
 
     #[test]
     fn it_opens_after_failures_within_the_window_and_closes_after_a_good_probe() {
-        let (breaker, start) = (Breaker::new(RULE), Instant::now());
-        let at = |seconds| start + Duration::from_secs(seconds);
-        assert!(!breaker.failed(at(0)) && !breaker.failed(at(1)));
-        assert!(!breaker.failed(at(40)), "the first two are too old");
-        assert!(!breaker.failed(at(41)) && breaker.failed(at(42)));
+        let (breaker, at) = breaker();
+        assert!(!fail(&breaker, at(0)) && !fail(&breaker, at(1)));
+        assert!(!fail(&breaker, at(40)), "the first two are too old");
+        assert!(!fail(&breaker, at(41)) && fail(&breaker, at(42)));
         assert_eq!(breaker.state(at(43)), State::Open);
-        assert!(!breaker.admits(at(43)));
+        assert!(breaker.admit(at(43)).is_none());
         assert_eq!(breaker.wait(at(43)), Some(Duration::from_secs(14)));
         assert_eq!(breaker.state(at(57)), State::HalfOpen);
-        assert!(breaker.admits(at(57)) && !breaker.admits(at(57)), "one probe at a time");
-        assert!(breaker.failed(at(58)), "a failed probe opens it again");
-        assert!(breaker.admits(at(74)));
-        breaker.succeeded();
+        let probe = breaker.admit(at(57)).unwrap();
+        assert!(breaker.admit(at(57)).is_none(), "one probe at a time");
+        assert!(breaker.failed(probe, at(58)), "a failed probe opens it again");
+        let probe = breaker.admit(at(74)).unwrap();
+        breaker.succeeded(probe);
         assert_eq!(breaker.state(at(74)), State::Closed);
     }
 
     #[test]
+    fn a_good_answer_starts_the_count_again() {
+        let (breaker, at) = breaker();
+        for _ in 0..10 {
+            assert!(!fail(&breaker, at(0)) && !fail(&breaker, at(0)));
+            breaker.succeeded(breaker.admit(at(0)).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_began_before_it_opened_neither_closes_it_nor_decides_for_the_probe() {
+        let (breaker, at) = breaker();
+        let early = [breaker.admit(at(0)).unwrap(), breaker.admit(at(0)).unwrap()];
+        let opened: Vec<bool> = (0..3).map(|_| fail(&breaker, at(0))).collect();
+        assert_eq!(opened, [false, false, true]);
+        breaker.succeeded(early[0]);
+        assert_eq!(breaker.state(at(1)), State::Open);
+        let probe = breaker.admit(at(20)).unwrap();
+        assert!(!breaker.failed(early[1], at(21)));
+        assert_eq!(breaker.state(at(21)), State::HalfOpen, "it is still the probe that decides");
+        breaker.learned_nothing(early[0]);
+        assert!(breaker.admit(at(21)).is_none(), "the probe is still running");
+        breaker.succeeded(probe);
+        assert_eq!(breaker.state(at(21)), State::Closed);
+    }
+
+    #[test]
     fn a_probe_that_learned_nothing_lets_the_next_one_try() {
-        let (breaker, start) = (Breaker::new(RULE), Instant::now());
-        breaker.cool_down(start, Duration::from_secs(5));
-        assert!(!breaker.admits(start));
-        let later = start + Duration::from_secs(6);
-        assert!(breaker.admits(later));
-        breaker.learned_nothing();
-        assert!(breaker.admits(later));
+        let (breaker, at) = breaker();
+        breaker.cool_down(at(0), Duration::from_secs(5));
+        assert!(breaker.admit(at(0)).is_none());
+        let probe = breaker.admit(at(6)).unwrap();
+        breaker.learned_nothing(probe);
+        assert!(breaker.admit(at(6)).is_some());
+    }
+
+    #[test]
+    fn a_target_counts_as_failing_by_its_latest_calls() {
+        let (breaker, at) = breaker();
+        let success = || breaker.succeeded(Pass { probe: None });
+        breaker.declined(at(0));
+        breaker.declined(at(0));
+        assert!(!breaker.is_failing(at(0)), "two may happen to anyone");
+        breaker.declined(at(0));
+        assert!(breaker.is_failing(at(0)));
+        assert!(!breaker.is_failing(at(31)), "that was long ago");
+        (0..4).for_each(|_| success());
+        assert!(!breaker.is_failing(at(0)));
+        for call in 0..100 {
+            if call % 2 == 0 { breaker.declined(at(1)) } else { success() }
+        }
+        assert!(breaker.is_failing(at(1)), "every second one fails");
+        for call in 0..200 {
+            if call % 20 == 0 { breaker.declined(at(1)) } else { success() }
+        }
+        assert!(!breaker.is_failing(at(1)), "one of twenty fails");
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::aws::Chain;
 use super::entra::Application;
 use super::google::Account;
+use super::keys::Keys;
 use super::lease::{Clock, Lease, Source, Trouble};
 use super::sigv4::{self, Scope, sensitive};
 use crate::config::{self, Secret};
@@ -18,8 +19,8 @@ use crate::config::{self, Secret};
 pub(super) enum Credentials {
     /// Nothing.
     None,
-    /// Always the same header.
-    Fixed(HeaderName, HeaderValue),
+    /// One of several keys, or always the same.
+    Keys(Keys),
     /// A signature over every request.
     Signature { keys: Lease<Chain>, region: String, service: &'static str, clock: Clock },
     /// A bearer token of Google.
@@ -33,11 +34,16 @@ impl Credentials {
     pub(super) fn new(owner: &str, config: &config::Credentials, auth: Auth, clock: Clock) -> Option<Self> {
         Some(match config {
             config::Credentials::None => Self::None,
-            config::Credentials::Key(key) => match auth {
+            config::Credentials::Keys(keys) => match auth {
                 Auth::None => Self::None,
-                Auth::Header(name) => Self::Fixed(HeaderName::from_static(name), sensitive(key.reveal())?),
+                Auth::Header(name) => {
+                    let values = keys.iter().map(|key| sensitive(key.reveal()));
+                    Self::Keys(Keys::new(HeaderName::from_static(name), values.collect::<Option<_>>()?))
+                }
                 // A Bedrock API key and a ready Google token travel like any other key.
-                Auth::Bearer | Auth::Google | Auth::SigV4(_) => Self::Fixed(header::AUTHORIZATION, bearer(key)?),
+                Auth::Bearer | Auth::Google | Auth::SigV4(_) => {
+                    Self::Keys(Keys::new(header::AUTHORIZATION, keys.iter().map(bearer).collect::<Option<_>>()?))
+                }
             },
             config::Credentials::Aws(aws) => {
                 let service = if let Auth::SigV4(service) = auth { service } else { return Some(Self::None) };
@@ -49,17 +55,25 @@ impl Credentials {
         })
     }
 
-    /// Adds what is needed to the headers of a request that is ready but for them.
+    /// The keys, where there are keys.
+    pub(super) fn keys(&self) -> Option<&Keys> {
+        if let Self::Keys(keys) = self { Some(keys) } else { None }
+    }
+
+    /// Adds what is needed to the headers of a request that is ready but for them; gives the number of the key
+    /// that was used.
     pub(super) async fn attach(
         &self,
         (method, url, headers): (&Method, &Url, &mut HeaderMap),
         body: &[u8],
         deadline: Instant,
-    ) -> Result<(), Trouble> {
+    ) -> Result<usize, Trouble> {
         match self {
             Self::None => {}
-            Self::Fixed(name, value) => {
-                headers.insert(name.clone(), value.clone());
+            Self::Keys(keys) => {
+                let (number, name, value) = keys.next(std::time::Instant::now());
+                headers.extend(value.map(|value| (name, value)));
+                return Ok(number);
             }
             Self::Signature { keys, region, service, clock } => {
                 let keys = keys.get(deadline).await?;
@@ -70,7 +84,7 @@ impl Credentials {
             Self::Google(tokens) => attach_token(tokens, headers, deadline).await?,
             Self::Entra(tokens) => attach_token(tokens, headers, deadline).await?,
         }
-        Ok(())
+        Ok(0)
     }
 }
 

@@ -67,7 +67,7 @@ pub fn request(path: &str) -> UpstreamRequest {
 
 /// One call to `/call`.
 pub async fn call(way: &Upstream) -> Result<u16, Failure> {
-    way.send(request("/call"), Instant::now() + PATIENCE).await.map(|answer| answer.status.as_u16())
+    way.send(request("/call"), PATIENCE, Instant::now() + PATIENCE).await.map(|answer| answer.status.as_u16())
 }
 
 /// The message of a call that was not sent.
