@@ -94,13 +94,13 @@ async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Reques
 async fn models(State(app): State<App>, request: Request) -> Response {
     let arrival = arrival(&request, "/v1/models");
     let house = app.house();
-    pipeline::answer_here(&house, &arrival, &request, |caller| Ok(status::models(&house, caller)))
+    pipeline::answer_here(&house, &arrival, &request, |caller| Ok(status::models::list(&house, caller)))
 }
 
 async fn model(State(app): State<App>, Path(id): Path<String>, request: Request) -> Response {
     let arrival = arrival(&request, "/v1/models/{id}");
     let house = app.house();
-    pipeline::answer_here(&house, &arrival, &request, |caller| status::model(&house, caller, &id))
+    pipeline::answer_here(&house, &arrival, &request, |caller| status::models::one(&house, caller, &id))
 }
 
 async fn health(State(app): State<App>, request: Request) -> Response {

@@ -226,22 +226,6 @@ impl House {
         [self.gateway.as_ref(), of_key, of_key_and_model, plan.ledger.as_ref()].into_iter().flatten().cloned().collect()
     }
 
-    /// Every model name that can be listed, with the name of the provider that owns it.
-    #[must_use]
-    pub fn listed_models(&self) -> Vec<(String, String)> {
-        let configured =
-            self.config.models.iter().filter_map(|model| Some((model.name.clone(), model.targets.first()?.provider.clone())));
-        let of_providers = self.config.providers.iter().flat_map(|provider| {
-            let catalogued = self.prices.catalogue(&provider.kind).map(|model| model.name.to_string());
-            let named = provider.models.iter().cloned().chain(catalogued);
-            named.map(|model| (format!("{}/{model}", provider.name), provider.name.clone()))
-        });
-        let mut models: Vec<(String, String)> = configured.chain(of_providers).collect();
-        models.sort();
-        models.dedup();
-        models
-    }
-
     fn make_plan(&self, name: &str) -> Option<Plan> {
         if let Some(model) = self.router.configured(name) {
             let places = model.targets.iter().filter_map(|target| {

@@ -1,7 +1,8 @@
-//! What the gateway tells about itself: health, readiness, metrics, and the models it can route.
+//! What the gateway tells about itself: health, readiness, metrics, and (in `models`) the models it can route.
 //! It must not know how a call runs.
 
 mod memory;
+pub mod models;
 
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,6 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 
-use crate::auth::Caller;
 use crate::error::{Error, Kind};
 use crate::house::{Health, House};
 use crate::limits::BackendState;
@@ -117,31 +117,6 @@ pub fn metrics(house: &House, request: &HeaderMap) -> Page {
         return Page::new(StatusCode::OK, kind, Bytes::from(house.metrics.openmetrics()));
     }
     Page::new(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", Bytes::from(house.metrics.text()))
-}
-
-/// `GET /v1/models`: the models that this caller may call.
-#[must_use]
-pub fn models(house: &House, caller: Option<&Caller>) -> Bytes {
-    let listed = house.listed_models();
-    let allowed = listed.iter().filter(|(name, _)| caller.is_none_or(|caller| caller.may_call(name)));
-    let data: Vec<Value> = allowed.map(|(name, owner)| describe(name, owner)).collect();
-    Bytes::from(json!({"object": "list", "data": data}).to_string())
-}
-
-/// `GET /v1/models/{id}`
-///
-/// # Errors
-/// `ModelNotFound` when it cannot be routed or this caller may not call it.
-pub fn model(house: &House, caller: Option<&Caller>, id: &str) -> Result<Bytes, Error> {
-    let is_allowed = caller.is_none_or(|caller| caller.may_call(id));
-    let plan = house.plan(id).filter(|_| is_allowed);
-    let plan = plan.ok_or_else(|| Error::new(Kind::ModelNotFound, "this model does not exist here").param("model"))?;
-    let owner = plan.lanes.first().map_or("", |place| &place.target.provider.config.name);
-    Ok(Bytes::from(describe(id, owner).to_string()))
-}
-
-fn describe(name: &str, owner: &str) -> Value {
-    json!({"id": name, "object": "model", "created": 0, "owned_by": owner})
 }
 
 /// The refusal of a call that comes while the gateway is leaving.

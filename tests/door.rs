@@ -247,6 +247,46 @@ async fn health_ready_live_and_models_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn models_are_told_with_what_is_known_of_them() {
+    let gateway = Gateway::start(
+        "[server]\nallow_anonymous = true\n[providers.claude]\nkind = \"anthropic\"\napi_key = \"k\"\n\
+         [providers.cohere]\napi_key = \"k\"\n[providers.own]\nkind = \"openai\"\napi_key = \"k\"\nmodels = [\"my-model\"]\n\
+         [models.both]\ntargets = [{ target = \"claude/claude-sonnet-4-5\" }, { target = \"claude/claude-opus-5\" }]\n\
+         [models.half]\ntargets = [{ target = \"claude/claude-sonnet-4-5\" }, { target = \"own/my-model\" }]\n\
+         [prices.\"own/my-model\"]\ninput = 0.125\noutput = 1000\ncache_read = 0.000001\n",
+    )
+    .await;
+    let list = Request::get("/v1/models").send(gateway.address).await.json();
+    let listed = |id: &str| list["data"].as_array().unwrap().iter().find(|model| model["id"] == id).cloned();
+    let chat = json!(["/v1/chat/completions"]);
+    let sonnet = listed("claude/claude-sonnet-4-5").unwrap();
+    assert_eq!((&sonnet["owned_by"], &sonnet["endpoints"]), (&json!("claude"), &chat));
+    assert_eq!((&sonnet["context_length"], &sonnet["max_completion_tokens"]), (&json!(200_000), &json!(64_000)));
+    let price = json!({"input": "3", "output": "15", "cache_read": "0.3", "cache_write": "3.75", "cache_write_1h": "6",
+        "unit": "USD per million tokens"});
+    assert_eq!(sonnet["pricing"], price);
+    let own = listed("own/my-model").unwrap();
+    assert_eq!(own["endpoints"], json!(["/v1/chat/completions", "/v1/embeddings"]), "nobody knows which");
+    assert_eq!((own["pricing"]["input"].clone(), own["pricing"]["output"].clone()), (json!("0.125"), json!("1000")));
+    assert_eq!(own["pricing"]["cache_read"], "0.000001");
+    assert_eq!(own.get("context_length"), None);
+    let both = listed("both").unwrap();
+    assert_eq!(
+        (&both["context_length"], &both["max_completion_tokens"]),
+        (&json!(200_000), &json!(64_000)),
+        "what the least can"
+    );
+    assert_eq!((both.get("pricing"), &both["endpoints"]), (None, &chat), "they cost not the same");
+    assert_eq!(listed("half").unwrap().get("context_length"), None, "one of them is not known");
+    assert_eq!(listed("cohere/embed-v4.0").unwrap()["endpoints"], json!(["/v1/embeddings"]));
+    assert!(listed("cohere/rerank-v3.5").is_none() && listed("own/gpt-image-1").is_none(), "no endpoint takes them");
+    for id in ["claude/claude-sonnet-4-5", "both", "own/my-model"] {
+        let one = Request::get(&format!("/v1/models/{id}")).send(gateway.address).await.json();
+        assert_eq!(Some(one), listed(id), "alone as in the list");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sane_request_ids_come_back() {
     let (_fake, gateway) = house().await;
     let ask = |id: Option<&str>| {

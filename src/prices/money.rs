@@ -100,6 +100,15 @@ impl FromStr for Rate {
     }
 }
 
+impl fmt::Display for Rate {
+    /// USD per million tokens, exactly: what [`FromStr`] reads.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = 10_u64.pow(RATE_DECIMALS as u32);
+        let text = format!("{}.{:06}", self.0 / unit, self.0 % unit);
+        out.write_str(text.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
 impl<'de> Deserialize<'de> for Rate {
     /// Takes a number or a text. A float is read by its shortest decimal, which is what was written.
     fn deserialize<D: Deserializer<'de>>(input: D) -> Result<Self, D::Error> {
