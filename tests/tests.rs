@@ -42,6 +42,8 @@ mod presence;
 #[cfg(test)]
 mod price_facts;
 #[cfg(test)]
+mod providers_page;
+#[cfg(test)]
 mod queries;
 #[cfg(test)]
 mod recordings;
