@@ -28,18 +28,31 @@ fn features() -> Vec<(&'static str, Value)> {
     let call = json!({"id": "call_1", "type": "function", "function": {"name": "look_up", "arguments": "{}"}});
     let turns = json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": null, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call_1", "content": "!"}]);
-    let file = |media: &str| json!({"type": "file", "file": {"filename": "a.pdf", "file_data": format!("data:{media};base64,QUFB")}});
+    let file =
+        |media: &str| json!({"type": "file", "file": {"filename": "a.pdf", "file_data": format!("data:{media};base64,QUFB")}});
     vec![
         ("tools", json!({"tools": tools})),
         ("tool results", json!({"tools": tools, "messages": turns})),
         ("`tool_choice`: `required`", json!({"tools": tools, "tool_choice": "required"})),
-        ("`tool_choice`: one function", json!({"tools": tools, "tool_choice": {"type": "function", "function": {"name": "look_up"}}})),
+        (
+            "`tool_choice`: one function",
+            json!({"tools": tools, "tool_choice": {"type": "function", "function": {"name": "look_up"}}}),
+        ),
         ("`tool_choice`: `none`", json!({"tools": tools, "tool_choice": "none"})),
         ("`parallel_tool_calls`: `false`", json!({"tools": tools, "parallel_tool_calls": false})),
-        ("image, embedded", json!({"messages": user(json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,QUFB"}}))})),
-        ("image, by address", json!({"messages": user(json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}))})),
+        (
+            "image, embedded",
+            json!({"messages": user(json!({"type": "image_url", "image_url": {"url": "data:image/png;base64,QUFB"}}))}),
+        ),
+        (
+            "image, by address",
+            json!({"messages": user(json!({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}))}),
+        ),
         ("PDF, embedded", json!({"messages": user(file("application/pdf"))})),
-        ("audio, embedded", json!({"messages": user(json!({"type": "input_audio", "input_audio": {"data": "QUFB", "format": "wav"}}))})),
+        (
+            "audio, embedded",
+            json!({"messages": user(json!({"type": "input_audio", "input_audio": {"data": "QUFB", "format": "wav"}}))}),
+        ),
         ("`response_format`: `json_object`", json!({"response_format": {"type": "json_object"}})),
         ("`response_format`: `json_schema`", json!({"response_format": schema})),
         ("`reasoning_effort`", json!({"reasoning_effort": "low"})),
@@ -90,9 +103,8 @@ fn foreign_table() -> String {
     for (name, more) in features() {
         table += &line([name].into_iter().chain(FOREIGN.map(|(kind, model)| outcome(kind, model, &more))).collect());
     }
-    let embeddings = FOREIGN.map(|(kind, _)| {
-        if providers::provider(kind).unwrap().serves(Endpoint::Embeddings) { "yes" } else { "–" }
-    });
+    let embeddings =
+        FOREIGN.map(|(kind, _)| if providers::provider(kind).unwrap().serves(Endpoint::Embeddings) { "yes" } else { "–" });
     table += &line(["embeddings"].into_iter().chain(embeddings).collect());
     table
 }

@@ -3,13 +3,14 @@
 //! It must not know keys or sockets.
 
 pub(crate) mod answer;
-pub(crate) mod conversation;
+
 pub(crate) mod error;
 mod invoke;
 pub(crate) mod model;
 pub(crate) mod request;
 pub(crate) mod thinking;
 mod usage;
+pub(crate) mod words;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};

@@ -3,10 +3,11 @@
 //! It must not know keys, signatures or sockets.
 
 mod answer;
-mod conversation;
+
 pub(crate) mod error;
 mod family;
 mod request;
+mod words;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};

@@ -135,16 +135,25 @@ pub enum Part {
     ImageUrl {
         /// Where it is.
         image_url: ImageUrl,
+        /// Anthropic's cache mark.
+        #[serde(default)]
+        cache_control: Option<Value>,
     },
     /// Sound.
     InputAudio {
         /// The sound.
         input_audio: InputAudio,
+        /// Anthropic's cache mark.
+        #[serde(default)]
+        cache_control: Option<Value>,
     },
     /// A document.
     File {
         /// The document.
         file: File,
+        /// Anthropic's cache mark.
+        #[serde(default)]
+        cache_control: Option<Value>,
     },
     /// A refusal said earlier by the assistant.
     Refusal {
@@ -161,6 +170,18 @@ impl Part {
             Self::Text { text, .. } => Some(text),
             Self::Refusal { refusal } => Some(refusal),
             Self::ImageUrl { .. } | Self::InputAudio { .. } | Self::File { .. } => None,
+        }
+    }
+
+    /// The cache mark, if there is one that says something.
+    #[must_use]
+    pub fn cache_mark(&self) -> Option<&Value> {
+        match self {
+            Self::Text { cache_control, .. }
+            | Self::ImageUrl { cache_control, .. }
+            | Self::InputAudio { cache_control, .. }
+            | Self::File { cache_control, .. } => cache_control.as_ref().filter(|mark| mark.is_object()),
+            Self::Refusal { .. } => None,
         }
     }
 }

@@ -10,6 +10,7 @@ mod call;
 pub mod chat;
 mod cohere;
 mod compatible;
+mod conversation;
 mod dataurl;
 mod embeddings;
 mod error;

@@ -4,9 +4,11 @@
 use serde_json::{Map, Value, json};
 
 use super::model::Model;
-use super::{conversation, thinking};
+use super::thinking;
+use super::words::Blocks;
 use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Stop, Tool, ToolChoice};
+use crate::conversation;
 use crate::error::Refusal;
 use crate::unsaid::Unsaid;
 
@@ -71,7 +73,8 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     let model = Model::named(call.model);
     let mut unsaid = Unsaid::new("anthropic", call.account.unsupported);
     leave_out(&chat, &mut unsaid)?;
-    let mut conversation = conversation::say(&chat, host)?;
+    let mut blocks = Blocks::new(host);
+    let mut conversation = conversation::say(&chat, &mut blocks)?;
     let mut body = Map::new();
     match host {
         Host::Anthropic => body.insert("model".to_owned(), call.model.into()),
@@ -101,7 +104,7 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
         body.insert("stream".to_owned(), Value::Bool(true));
     }
     let mut betas = asked_betas(&chat)?;
-    if conversation.names_files {
+    if blocks.names_files {
         betas.push(FILES_BETA.to_owned());
     }
     Ok(Said { body, betas, dropped: unsaid.dropped() })

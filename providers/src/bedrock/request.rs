@@ -3,12 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::conversation::{self, Conversation};
 use super::family::{Family, Reasoning};
+use super::words::{Blocks, cache_point};
 use crate::anthropic::request::{ANSWER_TOOL, JSON_OBJECT, called_names, closed, object_schema, samplers, schema_of, stops};
 use crate::anthropic::thinking;
 use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Tool, ToolChoice};
+use crate::conversation::{self, Conversation};
 use crate::error::Refusal;
 use crate::unsaid::Unsaid;
 
@@ -46,7 +47,7 @@ pub(super) fn say(call: &Call<'_>) -> Result<(Value, Vec<&'static str>), Refusal
     };
     draft.leave_out()?;
     draft.native();
-    draft.messages(conversation::say(&chat)?);
+    draft.messages(conversation::say(&chat, &mut Blocks::default())?);
     let is_forced = draft.tools()?;
     draft.think(is_forced)?;
     draft.inference()?;
@@ -191,7 +192,7 @@ impl Draft<'_> {
         if is_strict {
             spec["strict"] = Value::Bool(true);
         }
-        let mark = tool.other.get("cache_control").filter(|mark| mark.is_object()).map(conversation::cache_point);
+        let mark = tool.other.get("cache_control").filter(|mark| mark.is_object()).map(cache_point);
         Ok(std::iter::once(json!({"toolSpec": spec})).chain(mark).collect())
     }
 

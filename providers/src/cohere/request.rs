@@ -161,7 +161,7 @@ fn part_value(part: &Part, kind: &str) -> Result<Value, Refusal> {
     let refuse = |what: &str| Err(Refusal::field("messages", "unsupported_value", format!("{what} {kind}")));
     match part {
         Part::Text { text, .. } | Part::Refusal { refusal: text } => Ok(json!({"type": "text", "text": text})),
-        Part::ImageUrl { image_url } => {
+        Part::ImageUrl { image_url, .. } => {
             let url = image_url.url();
             if DataUrl::parse(url).is_none() && !is_remote(url) {
                 return refuse("an image must be a base64 `data:` URL or an http(s) address for");

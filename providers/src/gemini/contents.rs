@@ -92,9 +92,9 @@ fn said(message: &Message, manner: Manner) -> Result<Vec<Value>, Refusal> {
 fn part_value(part: &Part, manner: Manner) -> Result<Value, Refusal> {
     match part {
         Part::Text { text, .. } | Part::Refusal { refusal: text } => Ok(text_part(text)),
-        Part::ImageUrl { image_url } => image(image_url, manner),
-        Part::InputAudio { input_audio } => Ok(audio(input_audio)),
-        Part::File { file } => document(file, manner),
+        Part::ImageUrl { image_url, .. } => image(image_url, manner),
+        Part::InputAudio { input_audio, .. } => Ok(audio(input_audio)),
+        Part::File { file, .. } => document(file, manner),
     }
 }
 

@@ -136,7 +136,7 @@ fn message_value(chat: &Chat, message: &Message, kind: &str) -> Result<Value, Re
 fn image(part: &Part, kind: &str) -> Result<String, Refusal> {
     let refuse = |what: &str| Err(Refusal::field("messages", "unsupported_value", format!("{what} {kind}")));
     match part {
-        Part::ImageUrl { image_url } => match DataUrl::parse(image_url.url()) {
+        Part::ImageUrl { image_url, .. } => match DataUrl::parse(image_url.url()) {
             Some(file) => Ok(file.data.to_owned()),
             None => refuse("an image must be a base64 `data:` URL for"),
         },
