@@ -82,14 +82,14 @@ fn one_part(counter: &mut Counter, part: &Part) {
     match part {
         Part::Text { text, .. } => counter.text(text),
         Part::Refusal { refusal } => counter.text(refusal),
-        Part::ImageUrl { image_url } => counter.fixed(match image_url {
+        Part::ImageUrl { image_url, .. } => counter.fixed(match image_url {
             ImageUrl::Object { detail: Some(detail), .. } if detail == "low" => IMAGE_LOW,
             _ => IMAGE_HIGH,
         }),
-        Part::InputAudio { input_audio } => {
+        Part::InputAudio { input_audio, .. } => {
             counter.fixed((input_audio.data.len() as u64).div_ceil(BASE64_PER_AUDIO_TOKEN));
         }
-        Part::File { file: File { .. } } => counter.fixed(FILE),
+        Part::File { file: File { .. }, .. } => counter.fixed(FILE),
     }
 }
 
