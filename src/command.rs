@@ -13,7 +13,8 @@ use choreoai::house::{self, House};
 use choreoai::meter::Meter;
 use choreoai::metrics::Metrics;
 use choreoai::reload::Reloader;
-use choreoai::{demo, probe, report, server, telemetry};
+use choreoai::trace::Tracer;
+use choreoai::{demo, probe, report, server, telemetry, upstream};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -145,7 +146,8 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
         .set(1);
     let listen = config.server.listen;
     let limits = house::limits(&config.rate_limit, &metrics)?;
-    let meter = Meter::new(Arc::clone(&metrics));
+    let (tracer, spans) = config.traces.as_ref().map(|traces| start_traces(traces, &metrics)).transpose()?.unzip();
+    let meter = Meter::new(Arc::clone(&metrics)).traced(tracer);
     let house = House::build(config, Arc::clone(&metrics), meter, limits.clone())?;
     metrics.config_was_read();
     let listener = TcpListener::bind(listen).await.map_err(|error| ConfigError(format!("cannot listen on {listen}: {error}")))?;
@@ -166,7 +168,16 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
     };
     server::serve(listener, app, leave, told(stops.clone(), 2)).await?;
     limits.close().await;
+    if let Some(spans) = spans {
+        spans.close().await;
+    }
     Ok(since.elapsed())
+}
+
+/// The way of spans to their receiver.
+fn start_traces(config: &config::Traces, metrics: &Metrics) -> Result<(Tracer, telemetry::traces::Exporter), Failure> {
+    let client = upstream::to_collector(&config.endpoint, config.timeout)?;
+    telemetry::traces::start(config, client, metrics.telemetry_dropped.with_label_values(&["traces"]))
 }
 
 /// How often the process was asked to end, by SIGTERM or SIGINT.

@@ -8,6 +8,7 @@ mod models;
 mod reading;
 mod reload;
 mod secret;
+mod traces;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 pub use credentials::{Aws, AwsContainer, AwsKeys, AwsProfile, AwsWebIdentity, Credentials, Entra, Google};
 pub use secret::Secret;
+pub use traces::{Protocol, Sampler, Traces};
 
 /// A mistake in the configuration, worded for the person who wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub rate_limit: RateLimit,
     /// How log lines are written; `None` is text at a terminal and JSON elsewhere.
     pub log_format: Option<LogFormat>,
+    /// Traces, when they are turned on.
+    pub traces: Option<Traces>,
     /// What happens to calls of models without a price.
     pub unpriced: Unpriced,
     /// The upstream accounts.

@@ -26,6 +26,7 @@ use crate::meter::{Account, Meter};
 use crate::metrics::Metrics;
 use crate::prices::{Override, Price, Prices, Rate};
 use crate::router::{Budget, Named, Place, Router, Target};
+use crate::trace::Peer;
 use crate::upstream::{Clock, Upstream};
 
 /// The `model` label of everything that neither the configuration nor the catalogue knows.
@@ -73,6 +74,8 @@ pub struct Lane {
     context: Option<u32>,
     /// Whether it accepts to be asked for usage on a stream.
     pub asks_usage: AtomicBool,
+    /// What traces call it.
+    pub peer: Arc<Peer>,
 }
 
 /// What a model name leads to.
@@ -301,6 +304,12 @@ impl House {
             account,
             context: context.and_then(|model| model.context),
             asks_usage: AtomicBool::new(true),
+            peer: Arc::new(Peer {
+                system: providers::semantic_name(provider.wire.0.kind()),
+                provider: provider.config.name.clone(),
+                model: model.to_owned(),
+                server: provider.upstream.server(),
+            }),
         })
     }
 

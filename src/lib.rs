@@ -22,5 +22,6 @@ pub mod status;
 pub mod stream;
 pub mod telemetry;
 pub mod tokens;
+pub mod trace;
 pub mod upstream;
 pub mod worker;

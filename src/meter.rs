@@ -16,6 +16,7 @@ use providers::Usage;
 use tokio::sync::watch;
 
 use crate::metrics::Metrics;
+use crate::trace::Tracer;
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -119,13 +120,20 @@ pub struct Meter {
     metrics: Arc<Metrics>,
     stopping: watch::Sender<bool>,
     running: Arc<AtomicUsize>,
+    tracer: Option<Tracer>,
 }
 
 impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, stopping: watch::Sender::new(false), running: Arc::default() }
+        Self { metrics, stopping: watch::Sender::new(false), running: Arc::default(), tracer: None }
+    }
+
+    /// The same meter, which also tells `tracer`, if there is one.
+    #[must_use]
+    pub fn traced(self, tracer: Option<Tracer>) -> Self {
+        Self { tracer, ..self }
     }
 
     /// From now on, what is dropped unfinished was ended by the gateway, not by its client.

@@ -81,6 +81,7 @@ impl Ask {
 /// Answers one call to `endpoint`.
 pub async fn answer(house: Arc<House>, endpoint: Endpoint, arrival: Arrival, request: Request<Body>) -> Response {
     let mut call = open(&house, &arrival);
+    call.trace(request.headers(), request.uri().path());
     match let_in(&house, endpoint, request, arrival.address, &mut call).await {
         Ok(ask) => carry_out(house, ask, call).await,
         Err(error) => reply::refused(call, &error),
@@ -95,6 +96,7 @@ pub fn answer_here(
     respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
 ) -> Response {
     let mut call = open(house, arrival);
+    call.trace(request.headers(), request.uri().path());
     let caller = house.admit_address(arrival.address).and_then(|()| house.auth.identify(request.headers(), arrival.address));
     if let Ok(Some(caller)) = &caller {
         call.caller(Arc::clone(&caller.metrics));

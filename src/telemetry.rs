@@ -1,8 +1,9 @@
-//! Logs: set-up only. Lines are gathered in memory and written by a thread of their own, so that a
+//! Logs and traces: set-up only. Spans are sent by [`traces`]. Lines are gathered in memory and written by a thread of their own, so that a
 //! slow terminal or disk never delays a call; what does not fit is dropped and counted.
 //! It must not know what is logged.
 
 mod line;
+pub mod traces;
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -3,6 +3,7 @@
 //! It must not know what a request means, or whether it will be tried again.
 
 mod aws;
+mod collector;
 mod connect;
 mod credentials;
 mod entra;
@@ -27,6 +28,7 @@ use providers::{Auth, UpstreamRequest};
 use reqwest::Url;
 use tokio::time::{Instant, timeout_at};
 
+pub use self::collector::to_collector;
 use self::connect::Route;
 use self::credentials::Credentials;
 pub use self::lease::{Clock, Trouble};
@@ -181,6 +183,13 @@ impl Upstream {
             Ok(answer) => !answer.status.is_server_error() && answer.whole(wait, deadline).await.is_ok(),
             Err(_) => false,
         }
+    }
+
+    /// The host and port that calls go to.
+    #[must_use]
+    pub fn server(&self) -> Option<(String, u16)> {
+        let url = Url::parse(&self.base_url).ok()?;
+        Some((url.host_str()?.to_owned(), url.port_or_known_default()?))
     }
 
     /// Brings the counter of reused connections up to date: every request that did not open a connection

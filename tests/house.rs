@@ -28,19 +28,20 @@ const FLOORS: [&[&str]; 8] = [
         "demo",
         "telemetry",
     ],
-    &["config", "metrics", "error", "worker"],
+    &["config", "metrics", "error", "trace", "worker"],
 ];
 
 /// Arrows between rooms of one floor.
 const BESIDE: [(&str, &str); 3] = [("auth", "flood"), ("meter", "prices"), ("meter", "tokens")];
 
 /// What only these rooms may name: `(word, rooms)`.
-const OWNERS: [(&str, &[&str]); 5] = [
+const OWNERS: [(&str, &[&str]); 6] = [
     ("reqwest::", &["upstream"]),
     ("redis::", &["limits", "cache"]),
     ("prometheus::", &["metrics"]),
     ("env::var", &["config"]),
     ("tracing_subscriber::", &["telemetry"]),
+    ("opentelemetry", &["trace", "telemetry"]),
 ];
 
 /// Rooms that may name providers: configuration rows, prices, the demo.

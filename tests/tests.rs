@@ -66,4 +66,6 @@ mod support;
 #[cfg(test)]
 mod token_bills;
 #[cfg(test)]
+mod traces;
+#[cfg(test)]
 mod transport;

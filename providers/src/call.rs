@@ -18,6 +18,17 @@ pub enum Endpoint {
     Embeddings,
 }
 
+impl Endpoint {
+    /// What OpenTelemetry's conventions call a call to it (`gen_ai.operation.name`).
+    #[must_use]
+    pub const fn operation(self) -> &'static str {
+        match self {
+            Self::Chat => "chat",
+            Self::Embeddings => "embeddings",
+        }
+    }
+}
+
 /// The configured account a call goes to, as far as adapters need it. No secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account {

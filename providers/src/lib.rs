@@ -10,6 +10,7 @@ mod call;
 pub mod chat;
 mod cohere;
 mod compatible;
+mod conventions;
 mod conversation;
 mod dataurl;
 mod embeddings;
@@ -34,6 +35,7 @@ mod usage;
 mod vertex;
 
 pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
+pub use conventions::semantic_name;
 pub use error::{Class, Refusal, UpstreamError};
 pub use event::{Event, Kind};
 pub use request::{ChatRequest, Edit};

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
+use super::traces;
 use super::{
     Backend, Breaker, Config, ConfigError, Key, Limits, LogFormat, OnDisconnect, OnFailure, PriceRow, Probe, Provider, Queue,
     RateLimit, Retry, Secret, Server, Timeouts, Unpriced, credentials, file, models,
@@ -50,6 +51,7 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
             None,
             &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
         )?,
+        traces: traces::traces(environment)?,
         unpriced: word(
             "unpriced",
             file.unpriced.as_deref(),

@@ -147,7 +147,9 @@ impl House {
         for side in ["client", "upstream"] {
             metrics.stream_aborts.with_label_values(&[side]);
         }
-        metrics.telemetry_dropped.with_label_values(&["logs"]);
+        for signal in ["logs", "traces"] {
+            metrics.telemetry_dropped.with_label_values(&[signal]);
+        }
         for result in ["success", "failure"] {
             metrics.config_reloads.with_label_values(&[result]);
         }

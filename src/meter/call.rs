@@ -2,6 +2,8 @@
 //! happens. When it is dropped everything is settled, counted and logged, once.
 //! It must not know how an answer is made or sent.
 
+mod traced;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,6 +14,7 @@ use super::twin::Beside;
 use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
 use crate::metrics::{CountGauge, KeyMetrics};
 use crate::tokens::Sample;
+use crate::trace::Trace;
 
 /// The status that is counted for a client that left before it was answered; nginx's.
 const CLIENT_LEFT: u16 = 499;
@@ -61,6 +64,8 @@ pub struct Call {
     pub(super) beside: Option<Arc<Beside>>,
     /// It stands for one of two attempts of a call, not for the call.
     pub(super) is_twin: bool,
+    /// Only while traces are on.
+    pub(super) trace: Option<Box<Trace>>,
 }
 
 /// The attempt that is running.
@@ -70,6 +75,8 @@ struct Attempt {
     sent: Instant,
     answered: Option<Instant>,
     first_token: Option<Instant>,
+    /// The HTTP status of the provider's answer.
+    status: Option<u16>,
     sample: Sample,
     usage: Option<Usage>,
     /// Nothing was generated since `usage` was told.
@@ -120,6 +127,7 @@ impl Call {
             on_end: None,
             beside: None,
             is_twin: false,
+            trace: None,
         }
     }
 
@@ -165,6 +173,7 @@ impl Call {
             sent: Instant::now(),
             answered: None,
             first_token: None,
+            status: None,
             sample: Sample::default(),
             usage: None,
             usage_is_fresh: false,
@@ -187,10 +196,11 @@ impl Call {
         self.last.as_ref().and_then(|record| record.cost).map(|_| self.cost + beside)
     }
 
-    /// The provider has begun to answer (a stream) or has answered (the whole).
-    pub fn heard(&mut self) {
+    /// The provider has begun to answer (a stream) or has answered (the whole), with this HTTP status; or it never will.
+    pub fn heard(&mut self, status: Option<u16>) {
         if let Some(attempt) = &mut self.attempt {
             let now = Instant::now();
+            attempt.status = status;
             attempt.answered = Some(now);
             self.not_ours += now - attempt.sent;
         }
@@ -218,6 +228,9 @@ impl Call {
     /// A whole answer came.
     pub fn whole(&mut self, answer: &Answer) {
         let Some(attempt) = &mut self.attempt else { return };
+        if let Some(trace) = &mut self.trace {
+            trace.answered(&answer.body);
+        }
         attempt.finished = true;
         attempt.tool_calls = answer.tool_calls as u64;
         match answer.usage {
@@ -251,6 +264,7 @@ impl Call {
         if source == UsageSource::Provider && outcome == Outcome::Completed {
             account.learn(&attempt.request, &attempt.sample, &usage);
         }
+        self.tell_trace(&record, &attempt);
         let tokens = usage.input + usage.output;
         if let Some(on_settled) = attempt.on_settled {
             on_settled(tokens);
@@ -306,13 +320,26 @@ impl Call {
         }
     }
 
+    /// Whether the call failed by no fault of the client: with a status that says so, or in the middle of its answer.
+    fn is_failure(&self) -> bool {
+        match (self.status.unwrap_or(CLIENT_LEFT), self.error_type) {
+            (500.., _) => true,
+            (200..=299, Some(error_type)) => {
+                matches!(error_type, "upstream_stream_error" | "upstream_timeout" | "upstream_error")
+            }
+            _ => false,
+        }
+    }
+
+    /// Provider and model: the last target's, or what is known while there is none.
+    fn labels(&self) -> (&str, &str) {
+        self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model))
+    }
+
     fn count(&self) {
         let metrics = &self.meter.metrics;
         let Facts { method, endpoint, .. } = self.facts;
-        let (provider, model) = match &self.account {
-            Some(account) => (account.provider.as_str(), account.model.as_str()),
-            None => ("", self.requested.as_str()),
-        };
+        let (provider, model) = self.labels();
         let status = self.status.unwrap_or(CLIENT_LEFT).to_string();
         metrics.requests.with_label_values(&[provider, model, endpoint, &status, method]).inc();
         let duration = self.arrived.elapsed().as_secs_f64();
@@ -324,8 +351,8 @@ impl Call {
 
     fn log(&self) {
         let status = self.status.unwrap_or(CLIENT_LEFT);
-        let (provider, model) =
-            self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model));
+        let (provider, model) = self.labels();
+        let trace = self.trace.as_ref();
         let record = self.last.as_ref();
         macro_rules! line {
             ($level:ident) => {
@@ -349,13 +376,17 @@ impl Call {
                     error_type = self.error_type,
                     key = self.key.as_ref().map(|key| key.name.as_str()),
                     attempt = self.attempts(),
+                    trace_id = trace.map(|trace| tracing::field::debug(trace.trace_id())),
+                    span_id = trace.map(|trace| tracing::field::debug(trace.span_id())),
                 )
             };
         }
-        match (status, self.error_type) {
-            (500.., _) | (200..=299, Some("upstream_stream_error" | "upstream_timeout" | "upstream_error")) => line!(error),
-            (400.., _) => line!(warn),
-            _ => line!(info),
+        if self.is_failure() {
+            line!(error);
+        } else if status >= 400 {
+            line!(warn);
+        } else {
+            line!(info);
         }
     }
 }
@@ -380,6 +411,7 @@ impl Drop for Call {
         self.meter.running.fetch_sub(1, Ordering::AcqRel);
         self.count();
         self.log();
+        self.end_trace();
         if let Some(on_end) = self.on_end.take() {
             on_end(self.tokens);
         }
@@ -447,6 +479,7 @@ mod tests {
             sent: Instant::now(),
             answered: None,
             first_token: None,
+            status: None,
             sample: Sample::default(),
             usage: (bits & 1 == 1).then(Usage::default),
             usage_is_fresh: bits & 2 == 2,

@@ -118,7 +118,7 @@ pub(super) async fn once(
         Ok(on_settled) => on_settled,
         Err((error, next)) => return Err(Failed::new(call, error, next)),
     };
-    let outgoing = match translate(ask, lane, &call) {
+    let mut outgoing = match translate(ask, lane, &call) {
         Ok(outgoing) => outgoing,
         Err(error) => return Err(Failed::new(call, error, STOP)),
     };
@@ -126,8 +126,9 @@ pub(super) async fn once(
     let (times, sent) = (Times::of(ask, lane), Instant::now());
     let mut under_way = UnderWay { lane: Arc::clone(lane), running, times, sent, key: 0, dropped };
     call.open(&lane.account, &ask.request, on_settled);
+    outgoing.headers.extend(call.sent_to(&lane.peer, ask.endpoint.operation()));
     let sending = lane.provider.upstream.send(outgoing, times.first_byte, times.deadline).await;
-    call.heard();
+    call.heard(sending.as_ref().ok().map(|answer| answer.status.as_u16()));
     let answer = match sending {
         Ok(answer) => answer,
         Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),

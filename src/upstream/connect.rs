@@ -129,7 +129,7 @@ fn tls(offers_http2: bool) -> Result<Arc<ClientConfig>, String> {
 }
 
 /// The environment's proxy stands elsewhere, where such an address means another machine.
-fn is_loopback(to: &Uri) -> bool {
+pub(super) fn is_loopback(to: &Uri) -> bool {
     let host = to.host().unwrap_or_default();
     let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
     host == "localhost" || address.is_ok_and(|address| address.is_loopback())

@@ -5,6 +5,7 @@
 pub mod aws;
 pub mod client;
 pub mod cloud;
+pub mod collector;
 pub mod dialect;
 pub mod gateway;
 pub mod http;

@@ -1,0 +1,67 @@
+//! What a call's record tells its trace, when traces are on.
+//! It must not know what a span looks like, or who exports it.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{Attempt, CLIENT_LEFT, Call, Outcome, UsageRecord};
+use crate::trace::{AttemptEnd, CallEnd, Peer};
+
+impl Call {
+    /// Begins the call's trace, or goes on with the client's; nothing while traces are off.
+    pub fn trace(&mut self, headers: &HeaderMap, path: &str) {
+        self.trace = self.meter.tracer.as_ref().map(|tracer| Box::new(tracer.begin(headers, path)));
+    }
+
+    /// Whom the running attempt goes to; gives the headers that tell them of the trace, if there is one.
+    pub fn sent_to(
+        &mut self,
+        peer: &Arc<Peer>,
+        operation: &'static str,
+    ) -> impl Iterator<Item = (HeaderName, HeaderValue)> + use<> {
+        if let (Some(trace), Some(attempt)) = (&mut self.trace, &self.attempt) {
+            trace.attempt(peer, &attempt.request, operation);
+        }
+        self.trace.as_ref().map(|trace| trace.headers()).into_iter().flatten()
+    }
+
+    /// Tells the trace of an attempt that was settled.
+    pub(super) fn tell_trace(&mut self, record: &UsageRecord, attempt: &Attempt) {
+        let number = self.attempts();
+        let Some(trace) = &mut self.trace else { return };
+        let stream = attempt.request.stream;
+        trace.attempt_ended(&AttemptEnd {
+            number,
+            outcome: record.outcome.label(),
+            usage_source: record.source.label(),
+            is_complete: record.outcome == Outcome::Completed,
+            is_clients: record.outcome == Outcome::ClientDisconnect,
+            status: attempt.status,
+            stream,
+            first_token: attempt.first_token.filter(|_| stream).map(|first| first - attempt.sent),
+            usage: record.usage,
+            cost: record.cost,
+        });
+    }
+
+    /// Ends the trace, if there is one.
+    pub(super) fn end_trace(&self) {
+        let Some(trace) = &self.trace else { return };
+        let (provider, model) = self.labels();
+        trace.ended(&CallEnd {
+            request_id: &self.facts.request_id,
+            method: self.facts.method,
+            route: self.facts.endpoint,
+            status: self.status.unwrap_or(CLIENT_LEFT),
+            error_type: self.error_type,
+            is_failure: self.is_failure(),
+            key: self.key.as_ref().map(|key| key.name.as_str()),
+            provider,
+            model,
+            attempts: self.attempts(),
+            stream: self.stream,
+            cost: self.cost(),
+        });
+    }
+}
