@@ -23,13 +23,14 @@ use crate::status;
 pub struct App {
     current: Arc<ArcSwap<House>>,
     is_leaving: Arc<AtomicBool>,
+    is_closed: Arc<AtomicBool>,
 }
 
 impl App {
     /// A gateway that has just opened this house.
     #[must_use]
     pub fn new(house: House) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(house)), is_leaving: Arc::default() }
+        Self { current: Arc::new(ArcSwap::from_pointee(house)), is_leaving: Arc::default(), is_closed: Arc::default() }
     }
 
     /// The house as it is now. A call asks once and keeps to its answer, whatever comes after.
@@ -43,12 +44,19 @@ impl App {
         self.current.store(Arc::new(house));
     }
 
-    /// From now on no new call is let in.
+    /// From now on `/ready` says that new calls are better sent elsewhere.
     pub fn leave(&self) {
         self.is_leaving.store(true, Ordering::Release);
     }
 
-    fn is_leaving(&self) -> bool {
+    /// From now on no new call is let in.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+    }
+
+    /// Whether the gateway is about to end.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
         self.is_leaving.load(Ordering::Acquire)
     }
 }
@@ -84,7 +92,7 @@ async fn embeddings(State(app): State<App>, request: Request) -> Response {
 
 async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Request) -> Response {
     let arrival = arrival(&request, route);
-    if app.is_leaving() {
+    if app.is_closed.load(Ordering::Acquire) {
         return pipeline::refuse(&app.house(), &arrival, &status::leaving());
     }
     // Boxed here, because the router moves a handler's future several times before it is polled.

@@ -67,6 +67,8 @@ pub struct Server {
     pub body_timeout: Duration,
     /// How long running calls may go on after a request to stop.
     pub shutdown_grace: Duration,
+    /// How long new calls are still taken before that, while `/ready` already says no.
+    pub shutdown_delay: Duration,
     /// How often it is looked whether the file changed; zero is never.
     pub watch: Duration,
     /// Addresses whose `x-forwarded-for` is believed.

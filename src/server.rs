@@ -13,7 +13,8 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -48,9 +49,9 @@ const MAX_REQUEST_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Serves until `leave` is ready, then lets running calls finish within the grace, or until `hurry` is
-/// ready. While they do, new calls are refused and `/ready` says so. Connections are accepted here and
-/// answered by workers.
+/// Serves until `leave` is ready. From then on `/ready` says no; new calls are taken for the delay that
+/// balancers need to notice, then refused, and running calls finish within the grace, or until `hurry` is
+/// ready. Connections are accepted here and answered by workers.
 ///
 /// # Errors
 /// When the workers cannot be started.
@@ -76,15 +77,29 @@ pub async fn serve(
         }
     }
     app.leave();
-    let until = Instant::now() + app.house().config.server.shutdown_grace;
+    let (delay, grace) = {
+        let house = app.house();
+        (house.config.server.shutdown_delay, house.config.server.shutdown_grace)
+    };
+    let open_until = Instant::now() + delay;
+    let until = open_until + grace;
     tracing::info!(target: "choreoai", running = meter.running(), "shutting down");
-    while meter.running() > 0 && Instant::now() < until {
+    loop {
+        let now = Instant::now();
+        let is_closed = now >= open_until;
+        if is_closed {
+            app.close();
+        }
+        if is_closed && (meter.running() == 0 || now >= until) {
+            break;
+        }
         tokio::select! {
             () = &mut hurry => break,
             () = sleep(LOOK_EVERY) => {}
             () = crew.accept(&listener) => {}
         }
     }
+    app.close();
     drop(listener);
     meter.stop();
     let _ = closing.send(true);
@@ -242,6 +257,7 @@ async fn connection(arrived: Arrived, server: Server) {
 
 async fn answer(request: Request<Incoming>, peer: IpAddr, routes: Router, app: App) -> Result<Response, Infallible> {
     let mut request = request.map(Body::new);
+    let is_http1 = request.version() < Version::HTTP_2;
     let address = client_address(request.headers(), peer, &app.house().config.server.trusted_proxies);
     let request_id = request_id(request.headers());
     let header = HeaderValue::from_str(&request_id);
@@ -249,6 +265,10 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, routes: Router, app: A
     let mut response = routes.oneshot(request).await?;
     if let Ok(header) = header {
         response.headers_mut().insert(REQUEST_ID, header);
+    }
+    // Who keeps its connection would come back to a gateway that is gone; HTTP/2 says it in its own way.
+    if is_http1 && app.is_leaving() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)
 }

@@ -8,6 +8,8 @@ mod accuracy;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod deployment;
+#[cfg(test)]
 mod door;
 #[cfg(test)]
 mod drift;
@@ -51,6 +53,8 @@ mod recordings;
 mod recordings_sdk;
 #[cfg(test)]
 mod reload;
+#[cfg(test)]
+mod rolling;
 #[cfg(test)]
 mod sdks;
 #[cfg(test)]

@@ -111,6 +111,7 @@ fn server(file: &file::Server, environment: Environment<'_>) -> Result<Server, C
         max_body_bytes: file.max_body_bytes.unwrap_or(32 * MIB),
         body_timeout: duration("server.body_timeout", file.body_timeout.as_deref(), Duration::from_secs(30))?,
         shutdown_grace: duration("server.shutdown_grace", file.shutdown_grace.as_deref(), Duration::from_secs(30))?,
+        shutdown_delay: duration("server.shutdown_delay", file.shutdown_delay.as_deref(), Duration::ZERO)?,
         watch: duration("server.watch", file.watch.as_deref(), Duration::from_secs(5))?,
         trusted_proxies: proxies.collect::<Result<_, _>>()?,
     })

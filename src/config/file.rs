@@ -26,6 +26,7 @@ pub(super) struct Server {
     pub max_body_bytes: Option<usize>,
     pub body_timeout: Option<String>,
     pub shutdown_grace: Option<String>,
+    pub shutdown_delay: Option<String>,
     pub watch: Option<String>,
     pub allow_anonymous: Option<bool>,
     pub trusted_proxies: Vec<String>,

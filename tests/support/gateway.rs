@@ -43,6 +43,7 @@ pub struct Setup {
     /// A file that is there already, instead of `toml`.
     file: Option<PathBuf>,
     environment: Vec<(String, String)>,
+    address: Option<SocketAddr>,
 }
 
 impl Setup {
@@ -57,6 +58,12 @@ impl Setup {
 
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// At this address instead of a free one.
+    pub fn at(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
         self
     }
 
@@ -94,7 +101,7 @@ impl Setup {
     }
 
     async fn try_start(&self) -> Option<Gateway> {
-        let address = free_address();
+        let address = self.address.unwrap_or_else(free_address);
         let began = Instant::now();
         let (mut command, file) = self.command_and_file(&[]);
         let mut child = command.env("CHOREOAI_LISTEN", address.to_string()).spawn().unwrap();

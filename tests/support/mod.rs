@@ -3,6 +3,7 @@
 
 #[path = "../../providers/tests/aws.rs"]
 pub mod aws;
+pub mod balancer;
 pub mod client;
 pub mod cloud;
 pub mod collector;
@@ -39,9 +40,13 @@ const COMPLETE: &str = "CHOREOAI_TEST_COMPLETE";
 
 /// Whether this program can be started; says that the test is skipped where it cannot.
 pub fn has_tool(name: &str) -> bool {
+    has_program(name) || skip(&format!("{name} is not installed"))
+}
+
+/// Whether this program can be started, for checks that are made where it is at hand.
+pub fn has_program(name: &str) -> bool {
     let paths = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&paths).any(|folder| folder.join(name).is_file());
-    found || skip(&format!("{name} is not installed"))
+    std::env::split_paths(&paths).any(|folder| folder.join(name).is_file())
 }
 
 /// Says that a test is skipped, and why; with `make test` that is a failure. Always `false`.
