@@ -46,7 +46,7 @@ pub struct Provider {
     /// The line before its concurrent places, when they are limited.
     pub queue: Option<Queue>,
     /// How many attempts beyond a call's first it may get while it fails.
-    pub budget: Budget,
+    pub budget: Arc<Budget>,
     /// The account of models that may not be labels.
     other: Arc<Account>,
 }
@@ -375,7 +375,10 @@ impl Provider {
             upstream,
             ledger: ledger(limits, Scope::Provider, &config.name, rule),
             queue: queue(config, metrics, before.and_then(|before| before.queue.as_ref())),
-            budget: Budget::new(config.retry),
+            budget: match before.filter(|before| before.config.retry == config.retry) {
+                Some(before) => Arc::clone(&before.budget),
+                None => Arc::new(Budget::new(config.retry)),
+            },
             other: Arc::new(Account::new(metrics, &config.name, OTHER, None)),
             config: config.clone(),
         })

@@ -236,7 +236,7 @@ async fn reloads_under_load_lose_no_call_and_leave_nothing() {
         provider(
             "one",
             &fake,
-            &format!("max_concurrent = {}\ntimeouts = {{ idle = \"{}s\" }}", 50 + number % 5, 30 + number / 3 % 2),
+            &format!("max_concurrent = {}\ntimeouts = {{ connect = \"{}s\" }}", 50 + number % 5, 30 + number / 3 % 2),
         ) + &models
             + TEAM
     };

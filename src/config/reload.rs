@@ -47,6 +47,7 @@ impl Provider {
     /// Whether connections to one serve the other as well.
     #[must_use]
     pub fn is_reached_like(&self, other: &Self) -> bool {
-        self.is_same_place(other) && (self.timeouts, self.http2_prior_knowledge) == (other.timeouts, other.http2_prior_knowledge)
+        let how = |provider: &Self| (provider.timeouts.connect, provider.http2_prior_knowledge);
+        self.is_same_place(other) && how(self) == how(other)
     }
 }
