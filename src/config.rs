@@ -90,15 +90,23 @@ pub struct RateLimit {
     pub limits: Limits,
     /// Requests per second from one address; `None` is no flood guard.
     pub per_ip_per_second: Option<u32>,
+    /// How long a place among concurrent calls outlives a gateway that crashed.
+    pub lease: Duration,
+    /// Whether metrics tell what is left of each caller's limits.
+    pub report_remaining: bool,
 }
 
-/// The three limits that every scope has; `None` is no limit.
+/// The limits that every scope has; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Requests in any span of 60 seconds.
     pub requests_per_minute: Option<u64>,
     /// Tokens in any span of 60 seconds.
     pub tokens_per_minute: Option<u64>,
+    /// Requests in any span of one second.
+    pub requests_per_second: Option<u64>,
+    /// Tokens in any span of one second.
+    pub tokens_per_second: Option<u64>,
     /// Calls at once.
     pub max_concurrent: Option<u64>,
 }

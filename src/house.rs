@@ -6,6 +6,7 @@ mod health;
 mod heritage;
 mod observer;
 mod presence;
+mod remaining;
 
 pub use health::Health;
 pub use presence::PER_ADDRESS;
@@ -42,7 +43,7 @@ pub struct Provider {
     /// The way to it.
     pub upstream: Arc<Upstream>,
     /// Its own limits per minute, when it has any.
-    pub ledger: Option<Arc<Ledger>>,
+    pub ledgers: Vec<Arc<Ledger>>,
     /// The line before its concurrent places, when they are limited.
     pub queue: Option<Queue>,
     /// How many attempts beyond a call's first it may get while it fails.
@@ -97,7 +98,7 @@ pub struct Plan {
     /// When a second attempt runs beside a slow first one.
     pub hedge: Option<config::Hedge>,
     /// The model's own limits, when it has any.
-    ledger: Option<Arc<Ledger>>,
+    ledgers: Vec<Arc<Ledger>>,
 }
 
 /// The whole house.
@@ -123,7 +124,7 @@ pub struct House {
     plans: RwLock<HashMap<String, Arc<Plan>>>,
     /// Their lanes, so that two names for one target share its health and its learning.
     lanes: RwLock<HashMap<(String, String), Arc<Lane>>>,
-    gateway: Option<Arc<Ledger>>,
+    gateway: Vec<Arc<Ledger>>,
     keys: HashMap<String, KeyLedgers>,
     lost: Arc<Mutex<health::Lost>>,
 }
@@ -145,8 +146,8 @@ impl Drop for House {
 
 #[derive(Debug)]
 struct KeyLedgers {
-    all: Option<Arc<Ledger>>,
-    by_model: HashMap<String, Arc<Ledger>>,
+    all: Vec<Arc<Ledger>>,
+    by_model: HashMap<String, Vec<Arc<Ledger>>>,
 }
 
 impl House {
@@ -171,7 +172,7 @@ impl House {
         let Rooms { metrics, meter, limits, prices, providers } = rooms;
         let auth = Auth::new(&config.keys, &metrics);
         let router = Router::new(&config.models, &config.providers);
-        let gateway = ledger(&limits, Scope::Gateway, "gateway", config.rate_limit.limits);
+        let gateway = ledgers(&limits, Scope::Gateway, "gateway", config.rate_limit.limits);
         let keys = config.keys.iter().map(|key| (key.name.clone(), KeyLedgers::new(&limits, key))).collect();
         let per_second = config.rate_limit.per_ip_per_second.and_then(NonZeroU32::new);
         metrics.configs_in_use.inc();
@@ -224,9 +225,10 @@ impl House {
     #[must_use]
     pub fn ledgers(&self, caller: Option<&Caller>, name: &str, plan: &Plan) -> Vec<Arc<Ledger>> {
         let key = caller.and_then(|caller| self.keys.get(&caller.metrics.name));
-        let of_key = key.and_then(|key| key.all.as_ref());
+        let of_key = key.map(|key| &key.all);
         let of_key_and_model = key.and_then(|key| key.by_model.get(name).or_else(|| key.by_model.get(&plan.limited_as)));
-        [self.gateway.as_ref(), of_key, of_key_and_model, plan.ledger.as_ref()].into_iter().flatten().cloned().collect()
+        let rules = [Some(&self.gateway), of_key, of_key_and_model, Some(&plan.ledgers)];
+        rules.into_iter().flatten().flatten().cloned().collect()
     }
 
     fn make_plan(&self, name: &str) -> Option<Plan> {
@@ -243,7 +245,7 @@ impl House {
                 fallback_on: model.fallback_on.clone(),
                 timeouts: model.timeouts,
                 hedge: model.hedge,
-                ledger: ledger(&self.limits, Scope::Model, name, model.limits),
+                ledgers: ledgers(&self.limits, Scope::Model, name, model.limits),
             });
         }
         let named = self.router.named(name, |bare| self.prices.kinds_of(bare).collect())?;
@@ -257,7 +259,7 @@ impl House {
             fallback_on: Vec::new(),
             timeouts: config::ModelTimeouts::default(),
             hedge: None,
-            ledger: configured.and_then(|model| ledger(&self.limits, Scope::Model, &model.name, model.limits)),
+            ledgers: configured.map(|model| ledgers(&self.limits, Scope::Model, &model.name, model.limits)).unwrap_or_default(),
             limited_as: configured.map_or(named.model, |model| model.name.clone()),
         })
     }
@@ -340,6 +342,7 @@ pub fn limits(config: &config::RateLimit, metrics: &Arc<Metrics>) -> Result<Limi
         Backend::Redis => {
             let mut options = RedisOptions::new(config.redis_url.reveal());
             options.deadline = config.deadline;
+            options.lease = config.lease;
             options.on_failure = match config.on_failure {
                 config::OnFailure::Local => OnFailure::Local,
                 config::OnFailure::Open => OnFailure::Open,
@@ -373,7 +376,7 @@ impl Provider {
         Ok(Self {
             wire: Wire(wire),
             upstream,
-            ledger: ledger(limits, Scope::Provider, &config.name, rule),
+            ledgers: ledgers(limits, Scope::Provider, &config.name, rule),
             queue: queue(config, metrics, before.and_then(|before| before.queue.as_ref())),
             budget: match before.filter(|before| before.config.retry == config.retry) {
                 Some(before) => Arc::clone(&before.budget),
@@ -428,11 +431,11 @@ impl Plan {
 
 impl KeyLedgers {
     fn new(limits: &Limits, key: &config::Key) -> Self {
-        let by_model = key.limits_per_model.iter().filter_map(|(model, figures)| {
+        let by_model = key.limits_per_model.iter().map(|(model, figures)| {
             let name = format!("{}/{model}", key.name);
-            Some((model.clone(), ledger(limits, Scope::KeyModel, &name, *figures)?))
+            (model.clone(), ledgers(limits, Scope::KeyModel, &name, *figures))
         });
-        Self { all: ledger(limits, Scope::Key, &key.name, key.limits), by_model: by_model.collect() }
+        Self { all: ledgers(limits, Scope::Key, &key.name, key.limits), by_model: by_model.collect() }
     }
 }
 
@@ -450,17 +453,15 @@ fn queue_options(config: &config::Provider) -> Option<QueueOptions> {
     Some(QueueOptions { provider: config.name.clone(), max_concurrent, size: config.queue.size, wait: config.queue.wait })
 }
 
-/// The ledger of a rule, when it limits anything.
-fn ledger(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Option<Arc<Ledger>> {
-    let rule = Rule {
-        scope,
-        name: name.to_owned(),
-        span: Span::Minute,
-        requests: figures.requests_per_minute,
-        tokens: figures.tokens_per_minute,
-        max_concurrent: figures.max_concurrent,
-    };
-    (!rule.limits_nothing()).then(|| limits.ledger(rule))
+/// The ledgers of what is configured under one name: one for each span in which something is limited.
+fn ledgers(limits: &Limits, scope: Scope, name: &str, figures: config::Limits) -> Vec<Arc<Ledger>> {
+    let rule =
+        |span, requests, tokens, max_concurrent| Rule { scope, name: name.to_owned(), span, requests, tokens, max_concurrent };
+    let rules = [
+        rule(Span::Minute, figures.requests_per_minute, figures.tokens_per_minute, figures.max_concurrent),
+        rule(Span::Second, figures.requests_per_second, figures.tokens_per_second, None),
+    ];
+    rules.into_iter().filter(|rule| !rule.limits_nothing()).map(|rule| limits.ledger(rule)).collect()
 }
 
 fn prices(config: &Config, table: Prices) -> Result<Prices, ConfigError> {

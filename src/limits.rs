@@ -104,6 +104,12 @@ impl Limits {
         }
     }
 
+    /// The room that is left in the tightest of these rules, as far as this process knows.
+    #[must_use]
+    pub fn standing(&self, ledgers: &[Arc<Ledger>]) -> Standing {
+        memory::standing(ledgers, self.house.clock)
+    }
+
     /// Where the limits are counted now.
     #[must_use]
     pub fn state(&self) -> BackendState {

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 
 pub use money::{MoneyCounter, MoneyCounterVec};
@@ -48,6 +49,7 @@ metric_types! {
     IntGauge: |opts, _labels, _buckets| Self::with_opts(opts);
     IntGaugeVec: |opts, labels, _buckets| Self::new(opts, labels);
     Gauge: |opts, _labels, _buckets| Self::with_opts(opts);
+    GaugeVec: |opts, labels, _buckets| Self::new(opts, labels);
     Histogram: |opts, _labels, buckets| Self::with_opts(HistogramOpts::from(opts).buckets(buckets.to_vec()));
     HistogramVec: |opts, labels, buckets| Self::new(HistogramOpts::from(opts).buckets(buckets.to_vec()), labels);
     MoneyCounterVec: |opts, labels, _buckets| Self::new(opts, labels);
@@ -122,12 +124,14 @@ metrics! {
     time_to_first_token: HistogramVec = "choreoai_time_to_first_token_seconds" ["provider", "model"] in FIRST_TOKEN;
     /// Mean time per output token after the first, in seconds; streams only.
     time_per_output_token: HistogramVec = "choreoai_time_per_output_token_seconds" ["provider", "model"] in TOKEN_GAP;
-    /// Calls refused by a limit: scope is global, key, key_model, model or provider, limit is rpm, tpm or concurrency; or address and rps.
+    /// Calls refused by a limit: scope is global, key, key_model, model or provider, limit is rpm, tpm, rps, tps or concurrency; or address and rps.
     rate_limit_hits: IntCounterVec = "choreoai_rate_limit_hits_total" ["scope", "limit"];
     /// Whether the limiter's backend answers: 0 it does, 1 it does not and the failure policy rules.
     rate_limit_backend_state: IntGaugeVec = "choreoai_rate_limit_backend_state" ["backend"];
     /// Decisions taken by the failure policy while the limiter's backend did not answer.
     rate_limit_degraded: IntCounter = "choreoai_rate_limit_degraded_total" [];
+    /// What is left of a caller's own limits per minute, from 1 (all) to 0, as this gateway knows it: limit is rpm or tpm. Only with rate_limit.report_remaining.
+    rate_limit_remaining: GaugeVec = "choreoai_rate_limit_remaining_ratio" ["key", "limit"];
     /// Time of one limiter script in the shared backend, in seconds.
     rate_limit_script: Histogram = "choreoai_rate_limit_script_seconds" [] in SCRIPT;
     /// Calls that are being answered.

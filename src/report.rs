@@ -170,6 +170,8 @@ fn figures(limits: Figures) -> String {
     let parts = [
         ("requests/min", limits.requests_per_minute),
         ("tokens/min", limits.tokens_per_minute),
+        ("requests/s", limits.requests_per_second),
+        ("tokens/s", limits.tokens_per_second),
         ("at once", limits.max_concurrent),
     ];
     let said: Vec<String> = parts.iter().filter_map(|(unit, figure)| figure.map(|figure| format!("{figure} {unit}"))).collect();

@@ -111,6 +111,7 @@ pub fn live() -> Page {
 #[must_use]
 pub fn metrics(house: &House, request: &HeaderMap) -> Page {
     house.show_health(router::now());
+    house.show_remaining();
     let accepted = request.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if accepted.contains("application/openmetrics-text") {
         let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

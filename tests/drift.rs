@@ -11,6 +11,7 @@ use crate::support::skip;
 const CONFIGURATION: &str = "
 [rate_limit]
 requests_per_minute = 1000
+report_remaining = true
 
 [providers.one]
 kind = \"openai\"

@@ -44,6 +44,11 @@ async fn a_lone_burst_may_use_the_whole_limit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_second_smooths_what_a_minute_lets_pass() {
+    story::smoothing(&Limits::memory(), &paused()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_call_takes_nothing() {
     story::refusals_take_nothing(&Limits::memory()).await;
 }

@@ -65,6 +65,13 @@ async fn a_lone_burst_may_use_the_whole_limit() {
 }
 
 #[tokio::test]
+async fn a_second_smooths_what_a_minute_lets_pass() {
+    let server = Server::start();
+    let (limits, clock) = connect(patient(&server));
+    story::smoothing(&limits, &clock).await;
+}
+
+#[tokio::test]
 async fn a_refused_call_takes_nothing() {
     let server = Server::start();
     story::refusals_take_nothing(&connect(patient(&server)).0).await;

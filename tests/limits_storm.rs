@@ -35,11 +35,11 @@ pub fn rule(scope: Scope, name: &str, requests: Option<u64>, tokens: Option<u64>
 struct Passed(Vec<(u64, u64, u64)>);
 
 impl Passed {
-    /// The most that passed in any span of 60 s: (calls, tokens).
-    fn worst_minute(&self) -> (u64, u64) {
+    /// The most that passed in any span of so many ms: (calls, tokens).
+    fn worst(&self, span: u64) -> (u64, u64) {
         let mut worst = (0, 0);
         for (index, &(start, _, _)) in self.0.iter().enumerate() {
-            let span = self.0[index..].iter().take_while(|(_, end, _)| *end < start + 60_000);
+            let span = self.0[index..].iter().take_while(|(_, end, _)| *end < start + span);
             let (calls, tokens) = span.fold((0, 0), |(calls, tokens), (_, _, used)| (calls + 1, tokens + used));
             worst = (worst.0.max(calls), worst.1.max(tokens));
         }
@@ -55,9 +55,13 @@ pub async fn storm(limits: &Limits, clock: &impl Turn, seed: u64, arrivals: usiz
         rule(Scope::Gateway, &format!("storm-{seed}"), Some(dice.u64(20..200)), Some(dice.u64(2_000..20_000)), None),
         rule(Scope::Key, &format!("storm-{seed}"), Some(dice.u64(5..100)), None, Some(dice.u64(1..20))),
         rule(Scope::Model, &format!("storm-{seed}"), None, Some(dice.u64(1_000..10_000)), Some(dice.u64(1..20))),
+        Rule {
+            span: Span::Second,
+            ..rule(Scope::Key, &format!("storm-{seed}"), Some(dice.u64(1..6)), Some(dice.u64(1_000..3_000)), None)
+        },
     ];
     let ledgers: Vec<Arc<Ledger>> = rules.iter().cloned().map(|rule| limits.ledger(rule)).collect();
-    let mut passed: [Passed; 3] = Default::default();
+    let mut passed: [Passed; 4] = Default::default();
     let mut running: BTreeMap<(u64, usize), (Permit, Vec<usize>)> = BTreeMap::new();
     let pause = dice.u64(10..600);
     for arrival in 0..arrivals {
@@ -66,7 +70,7 @@ pub async fn storm(limits: &Limits, clock: &impl Turn, seed: u64, arrivals: usiz
         while running.first_key_value().is_some_and(|((ends, _), _)| *ends <= now) {
             running.pop_first();
         }
-        let asked: Vec<usize> = (0..3).filter(|_| dice.u8(..) < 200).collect();
+        let asked: Vec<usize> = (0..4).filter(|_| dice.u8(..) < 200).collect();
         let chosen: Vec<Arc<Ledger>> = asked.iter().map(|&index| ledgers[index].clone()).collect();
         let tokens = dice.u64(1..1_000);
         let Ok(mut permit) = limits.admit(&chosen, tokens).await else { continue };
@@ -82,9 +86,9 @@ pub async fn storm(limits: &Limits, clock: &impl Turn, seed: u64, arrivals: usiz
         }
     }
     for (rule, passed) in rules.iter().zip(&passed) {
-        let (calls, tokens) = passed.worst_minute();
-        assert!(rule.requests.is_none_or(|cap| calls <= cap), "seed {seed}: {calls} calls in a minute under {rule:?}");
-        assert!(rule.tokens.is_none_or(|cap| tokens <= cap), "seed {seed}: {tokens} tokens in a minute under {rule:?}");
+        let (calls, tokens) = passed.worst(if rule.span == Span::Second { 1_000 } else { 60_000 });
+        assert!(rule.requests.is_none_or(|cap| calls <= cap), "seed {seed}: {calls} calls in a span under {rule:?}");
+        assert!(rule.tokens.is_none_or(|cap| tokens <= cap), "seed {seed}: {tokens} tokens in a span under {rule:?}");
     }
 }
 
@@ -104,6 +108,27 @@ pub async fn overload(limits: &Limits, clock: &impl Turn, every: Duration, minut
         let reached = calls as f64 / (600 * minutes) as f64;
         assert!((0.98..=1.0).contains(&reached), "{name}: {reached} of the limit passed");
     }
+}
+
+/// Smoothing: a second lets its own limit pass, the minute goes on counting, and a refusal names the second and a short wait.
+/// What the second refuses takes nothing from the minute.
+pub async fn smoothing(limits: &Limits, clock: &impl Turn) {
+    let minute = limits.ledger(rule(Scope::Key, "smooth", Some(12), None, None));
+    let second = limits.ledger(Rule { span: Span::Second, ..rule(Scope::Key, "smooth", Some(5), Some(500), None) });
+    let both = [minute, second];
+    for passes in [5, 5, 2] {
+        for _ in 0..passes {
+            limits.admit(&both, 100).await.expect("within the second").settle(100);
+        }
+        let denied = limits.admit(&both, 100).await.expect_err("neither fits more");
+        let (limit, longest) = if passes == 5 { ("rps", 1_020) } else { ("rpm", 60_500) };
+        assert_eq!((denied.scope.label(), denied.limit.label(), &*denied.rule), ("key", limit, "smooth"));
+        assert!(denied.retry_after.is_some_and(|wait| wait <= Duration::from_millis(longest)), "{:?}", denied.retry_after);
+        assert_eq!(denied.standing.requests.expect("of the minute").limit, 12);
+        clock.turn(Duration::from_millis(1_020)).await;
+    }
+    let denied = limits.admit(&[both[1].clone()], 501).await.expect_err("more than a whole second");
+    assert_eq!((denied.limit.label(), denied.reason), ("tps", Reason::TooLarge));
 }
 
 /// A lone burst may use the whole limit, not one call more, and all of it again a minute later.

@@ -29,6 +29,9 @@ def limits():
                [(f"max by (backend) (choreoai_rate_limit_backend_state{{{S}}})", "{{backend}}")], BACKEND),
         lines("Degraded decisions", "Limits decided without the shared store.", "ops",
               [(rate("choreoai_rate_limit_degraded_total", S), "decisions")]),
+        lines("Least left of a key's limit", "The share of each key's limits per minute that is left. With rate_limit.report_remaining.",
+              "percentunit", [(f"min by (key, limit) (choreoai_rate_limit_remaining_ratio{{{S}}})", "{{key}} {{limit}}")],
+              empty="rate_limit.report_remaining is off", max=1),
         lines("Limit script time", "How long the shared store takes to decide; every call waits for it once.", "s",
               percentiles("choreoai_rate_limit_script_seconds", S), empty="limits are kept in memory"),
     ]  # fmt: skip

@@ -117,6 +117,27 @@ fn server(file: &file::Server, environment: Environment<'_>) -> Result<Server, C
     })
 }
 
+/// The limits of a table, which each have the same keys.
+macro_rules! limits {
+    ($table:expr) => {
+        Limits {
+            requests_per_minute: $table.requests_per_minute,
+            tokens_per_minute: $table.tokens_per_minute,
+            requests_per_second: $table.requests_per_second,
+            tokens_per_second: $table.tokens_per_second,
+            max_concurrent: $table.max_concurrent,
+        }
+    };
+}
+pub(super) use limits;
+
+/// Leases are renewed once a second at most; shorter ones would end between.
+fn lease(written: Option<&str>) -> Result<Duration, ConfigError> {
+    let lease = duration("rate_limit.lease", written, Duration::from_secs(30))?;
+    let long_enough = (Duration::from_secs(3)..=Duration::from_secs(3_600)).contains(&lease);
+    if long_enough { Ok(lease) } else { Err(ConfigError("rate_limit.lease: from 3s to 1h".to_owned())) }
+}
+
 fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<RateLimit, ConfigError> {
     let (backend_key, backend) = either(environment, "CHOREOAI_RATE_LIMIT_BACKEND", "rate_limit.backend", file.backend.as_ref());
     let (url_key, url) = either(environment, "CHOREOAI_REDIS_URL", "rate_limit.redis_url", file.redis_url.as_ref());
@@ -143,12 +164,10 @@ fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<Ra
             &[("local", OnFailure::Local), ("open", OnFailure::Open), ("closed", OnFailure::Closed)],
         )?,
         deadline: duration("rate_limit.deadline", file.deadline.as_deref(), Duration::from_millis(50))?,
-        limits: Limits {
-            requests_per_minute: file.requests_per_minute,
-            tokens_per_minute: file.tokens_per_minute,
-            max_concurrent: file.max_concurrent,
-        },
+        limits: limits!(file),
         per_ip_per_second: file.per_ip_per_second,
+        lease: lease(file.lease.as_deref())?,
+        report_remaining: file.report_remaining.unwrap_or(false),
     })
 }
 
@@ -213,11 +232,7 @@ fn provider(name: String, file: file::Provider, environment: Environment<'_>) ->
         )?,
         drain_timeout: duration(&at("drain_timeout"), file.drain_timeout.as_deref(), Duration::from_secs(120))?,
         http2_prior_knowledge: file.http2_prior_knowledge.unwrap_or(false),
-        limits: Limits {
-            requests_per_minute: file.requests_per_minute,
-            tokens_per_minute: file.tokens_per_minute,
-            max_concurrent: file.max_concurrent,
-        },
+        limits: limits!(file),
         queue: Queue {
             size: file.queue.size.unwrap_or(1024),
             wait: duration(&at("queue.wait"), file.queue.wait.as_deref(), Duration::from_secs(10))?,
@@ -374,26 +389,8 @@ fn key(file: file::Key) -> Result<Key, ConfigError> {
         }
         _ => return Err(ConfigError(format!("keys.{name}: give either key or key_sha256"))),
     };
-    let per_model = file.limits_per_model.into_iter().map(|(model, written)| (model, limits(&written)));
-    Ok(Key {
-        sha256,
-        models: file.models,
-        limits: Limits {
-            requests_per_minute: file.requests_per_minute,
-            tokens_per_minute: file.tokens_per_minute,
-            max_concurrent: file.max_concurrent,
-        },
-        limits_per_model: per_model.collect(),
-        name,
-    })
-}
-
-fn limits(file: &file::Limits) -> Limits {
-    Limits {
-        requests_per_minute: file.requests_per_minute,
-        tokens_per_minute: file.tokens_per_minute,
-        max_concurrent: file.max_concurrent,
-    }
+    let per_model = file.limits_per_model.into_iter().map(|(model, written)| (model, limits!(written)));
+    Ok(Key { sha256, models: file.models, limits: limits!(file), limits_per_model: per_model.collect(), name })
 }
 
 fn digest_from_hex(hex: &str) -> Option<[u8; 32]> {

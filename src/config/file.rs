@@ -41,8 +41,12 @@ pub(super) struct RateLimit {
     pub deadline: Option<String>,
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub tokens_per_second: Option<u64>,
     pub max_concurrent: Option<u64>,
     pub per_ip_per_second: Option<u32>,
+    pub lease: Option<String>,
+    pub report_remaining: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -70,6 +74,8 @@ pub(super) struct Provider {
     pub http2_prior_knowledge: Option<bool>,
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub tokens_per_second: Option<u64>,
     pub max_concurrent: Option<u64>,
     pub queue: Queue,
     pub timeouts: Timeouts,
@@ -130,6 +136,8 @@ pub(super) struct Model {
     pub hedge: Option<Hedge>,
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub tokens_per_second: Option<u64>,
     pub max_concurrent: Option<u64>,
 }
 
@@ -165,6 +173,8 @@ pub(super) struct Key {
     pub models: Vec<String>,
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub tokens_per_second: Option<u64>,
     pub max_concurrent: Option<u64>,
     pub limits_per_model: BTreeMap<String, Limits>,
 }
@@ -174,6 +184,8 @@ pub(super) struct Key {
 pub(super) struct Limits {
     pub requests_per_minute: Option<u64>,
     pub tokens_per_minute: Option<u64>,
+    pub requests_per_second: Option<u64>,
+    pub tokens_per_second: Option<u64>,
     pub max_concurrent: Option<u64>,
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::checking::{duration, optional, within, word};
+use super::checking::{duration, limits, optional, within, word};
 use super::{Balance, ConfigError, Hedge, Limits, Model, ModelTimeouts, Provider, Reason, Target, file};
 
 /// Checks the table.
@@ -41,11 +41,7 @@ fn model(name: String, file: file::Model, providers: &[Provider]) -> Result<Mode
             total: optional(&at("timeouts.total"), file.timeouts.total.as_deref())?,
         },
         hedge: file.hedge.map(|written| hedge(&at("hedge"), &written)).transpose()?,
-        limits: Limits {
-            requests_per_minute: file.requests_per_minute,
-            tokens_per_minute: file.tokens_per_minute,
-            max_concurrent: file.max_concurrent,
-        },
+        limits: limits!(file),
         name,
     })
 }

@@ -124,6 +124,8 @@ impl House {
             let figures = [
                 (Limit::Requests, limits.requests_per_minute),
                 (Limit::Tokens, limits.tokens_per_minute),
+                (Limit::RequestsPerSecond, limits.requests_per_second),
+                (Limit::TokensPerSecond, limits.tokens_per_second),
                 (Limit::Concurrency, limits.max_concurrent),
             ];
             let mut set = figures.iter().filter(|(_, figure)| figure.is_some()).peekable();

@@ -169,13 +169,13 @@ async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result
         }
         None => None,
     };
-    let permit = match &lane.provider.ledger {
-        Some(ledger) => {
-            let admitted = house.limits.admit(&[Arc::clone(ledger)], lane.account.reservation(&ask.request)).await;
+    let permit = match lane.provider.ledgers.as_slice() {
+        [] => None,
+        ledgers => {
+            let admitted = house.limits.admit(ledgers, lane.account.reservation(&ask.request)).await;
             let refused = |denied| (admission::refusal(house, &denied), (Then::Next, Some(Reason::RateLimit)));
             Some(admitted.map_err(refused)?)
         }
-        None => None,
     };
     if slot.is_none() && permit.is_none() {
         return Ok(None);
