@@ -161,6 +161,28 @@ async fn failed_over_to_a_read_only_replica() {
     survives("read-only", &limits, async || server.ask::<()>(&demote), async || server.ask::<()>("REPLICAOF NO ONE")).await;
 }
 
+/// The primary dies, the address leads to its replica, which is read-only until it is promoted. It has the data, so nothing is
+/// counted twice and nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_takes_the_primarys_place() {
+    let (primary, replica) = (std::sync::Mutex::new(Server::start()), Server::start());
+    let port = primary.lock().expect("whole").port;
+    let _: () = replica.ask(&format!("REPLICAOF 127.0.0.1 {port}"));
+    let synced = || replica.ask::<String>("INFO replication").contains("master_link_status:up");
+    assert!(in_time(async || synced()).await);
+    let line = SlowLine::to(port).await;
+    let (limits, _) = connect(options(format!("redis://127.0.0.1:{}", line.port), OnFailure::Local)).await;
+    let fail = async || {
+        line.target.store(replica.port, Ordering::Relaxed);
+        primary.lock().expect("whole").kill();
+    };
+    survives("failover", &limits, fail, async || replica.ask::<()>("REPLICAOF NO ONE")).await;
+    let count: u64 = replica.ask("HGET {choreoai}:key:failover:window r");
+    let ledger = limits.ledger(rule(Scope::Key, "failover", Some(10_000_000), None, None));
+    let left = limits.admit(&[ledger], 0).await.expect("room").standing().requests.expect("limited").remaining;
+    assert!(count > 1_000 && left <= 10_000_000 - count, "{count} counted, {left} left");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn never_there() {
     let server = Server::start();

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -119,10 +119,11 @@ fn spawn(port: u16, extra: &[String]) -> Child {
         .expect("redis-server is missing: these tests need one (Redis 6 or later, or Valkey under that name)")
 }
 
-/// A line to a port that delays everything by as many milliseconds as it is told.
+/// A line to a port that delays everything by as many milliseconds as it is told, and leads elsewhere when it is told.
 pub struct SlowLine {
     pub port: u16,
     pub delay_ms: Arc<AtomicU64>,
+    pub target: Arc<AtomicU16>,
 }
 
 impl SlowLine {
@@ -131,16 +132,18 @@ impl SlowLine {
         let port = listener.local_addr().expect("an address").port();
         let delay_ms = Arc::new(AtomicU64::new(0));
         let delay = delay_ms.clone();
+        let target = Arc::new(AtomicU16::new(target));
+        let there = target.clone();
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await else { continue };
+                let Ok(far) = TcpStream::connect((Ipv4Addr::LOCALHOST, there.load(Ordering::Relaxed))).await else { continue };
                 let (near_in, near_out) = near.into_split();
                 let (far_in, far_out) = far.into_split();
                 tokio::spawn(carry(near_in, far_out, delay.clone()));
                 tokio::spawn(carry(far_in, near_out, Arc::default()));
             }
         });
-        Self { port, delay_ms }
+        Self { port, delay_ms, target }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::support::{skip, words};
 
 const KEY: &str = "sdk-key-may-all";
 const POOR_KEY: &str = "sdk-key-may-nothing";
+const PACED_KEY: &str = "sdk-key-one-a-second";
 
 fn answer(exchange: &Exchange, pieces: &[crate::support::dialect::Piece], text: &str) -> Reply {
     let usage = usage(17, 12);
@@ -52,13 +53,14 @@ async fn passes(program: PathBuf, script: &str) {
     let gateway = Gateway::start(format!(
         "[providers.sdk]\nkind = \"openai\"\nbase_url = \"{}\"\napi_key = \"sk-fake\"\nretry = {{ attempts = 1 }}\n\
          [models.everyday]\ntargets = [ {{ target = \"sdk/plain\" }} ]\n\
-         [[keys]]\nname = \"all\"\nkey = \"{KEY}\"\n[[keys]]\nname = \"poor\"\nkey = \"{POOR_KEY}\"\nmodels = [\"nothing\"]\n",
+         [[keys]]\nname = \"all\"\nkey = \"{KEY}\"\n[[keys]]\nname = \"poor\"\nkey = \"{POOR_KEY}\"\nmodels = [\"nothing\"]\n\
+         [[keys]]\nname = \"paced\"\nkey = \"{PACED_KEY}\"\nrequests_per_minute = 100\nrequests_per_second = 1\n",
         fake.url()
     ))
     .await;
     let url = format!("http://{}/v1", gateway.address);
     let mut command = Command::new(program);
-    command.arg(root.join(script)).env("GATEWAY", url).env("KEY", KEY).env("POOR_KEY", POOR_KEY);
+    command.arg(root.join(script)).env("GATEWAY", url).env("KEY", KEY).env("POOR_KEY", POOR_KEY).env("PACED_KEY", PACED_KEY);
     let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     println!("{said}");

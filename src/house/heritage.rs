@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 
 use super::{House, Lane, OTHER, Provider, Rooms, prices, queue_options};
 use crate::config::{Config, ConfigError};
+use crate::limits::Limit;
 
 impl House {
     /// The house as `config` wants it. Calls that run in the old one are not disturbed; limits, lines,
@@ -66,6 +67,12 @@ impl House {
             let _ = metrics.upstream_keys_resting.remove_label_values(&[provider]);
             for kind in ["requests", "tokens"] {
                 let _ = metrics.upstream_ratelimit_remaining.remove_label_values(&[provider.as_str(), kind]);
+            }
+        }
+        for key in before.keys.keys() {
+            // What is still there is shown again when somebody looks.
+            for limit in [Limit::Requests, Limit::Tokens] {
+                let _ = metrics.rate_limit_remaining.remove_label_values(&[key.as_str(), limit.label()]);
             }
         }
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);

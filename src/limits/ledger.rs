@@ -18,18 +18,16 @@ pub struct Ledger {
     shut: Mutex<Shut>,
 }
 
-/// The room that Redis is known not to have under a rule. All times in Redis' milliseconds.
+/// The room that Redis lately had not under a rule.
 #[derive(Debug, Default)]
 struct Shut {
-    /// Until when there is no room for another call.
-    calls_until: i64,
-    /// What was refused for its tokens.
-    tokens: Option<Scarce>,
+    calls: Option<Refused>,
+    tokens: Option<Refused>,
 }
 
-/// A call of so many tokens found no room, nor will one of more for a moment.
+/// A call of so many tokens was refused, and so will be one of as many for a moment. Times in Redis' milliseconds.
 #[derive(Debug, Clone, Copy)]
-struct Scarce {
+struct Refused {
     tokens: u64,
     /// Until when that is taken for granted.
     until: i64,
@@ -37,8 +35,8 @@ struct Scarce {
     freed_at: i64,
 }
 
-/// How long a refusal for tokens stands for others, in milliseconds: tokens may be given back elsewhere at any time.
-const SCARCE_FOR: i64 = 100;
+/// How long a refusal stands for others, in milliseconds: what nobody waited for may be given back elsewhere at any time.
+const STANDS: i64 = 200;
 
 impl Ledger {
     /// The rule that is counted here.
@@ -49,10 +47,10 @@ impl Ledger {
 
     /// Takes note of a refusal by Redis at `now`, for so many milliseconds.
     pub(super) fn note_refusal(&self, limit: Limit, tokens: u64, now: i64, wait: i64) {
-        let mut shut = self.shut();
+        let refused = |tokens| Some(Refused { tokens, until: now + wait.min(STANDS), freed_at: now + wait });
         match limit {
-            Limit::Requests => shut.calls_until = now + wait,
-            Limit::Tokens => shut.tokens = Some(Scarce { tokens, until: now + wait.min(SCARCE_FOR), freed_at: now + wait }),
+            Limit::Requests => self.shut().calls = refused(0),
+            Limit::Tokens => self.shut().tokens = refused(tokens),
             _ => {}
         }
     }
@@ -60,10 +58,12 @@ impl Ledger {
     /// By which figure, and for how many milliseconds, Redis is known to refuse such a call.
     pub(super) fn known_refusal(&self, tokens: u64, now: i64) -> Option<(Limit, i64)> {
         let shut = self.shut();
-        let calls = Some((Limit::Requests, shut.calls_until - now));
-        let scarce = shut.tokens.filter(|scarce| now < scarce.until && tokens >= scarce.tokens);
-        let spend = scarce.map(|scarce| (Limit::Tokens, scarce.freed_at - now));
-        [calls, spend].into_iter().flatten().filter(|(_, wait)| *wait > 0).max_by_key(|(_, wait)| *wait)
+        let known = [(Limit::Requests, shut.calls), (Limit::Tokens, shut.tokens)].into_iter();
+        let stands = known.filter_map(|(limit, refused)| {
+            let refused = refused.filter(|refused| now < refused.until && tokens >= refused.tokens)?;
+            Some((limit, refused.freed_at - now))
+        });
+        stands.max_by_key(|(_, wait)| *wait)
     }
 
     /// This process gave tokens back.

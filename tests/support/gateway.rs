@@ -254,6 +254,13 @@ impl Gateway {
         seen(&after) == [1, 0]
     }
 
+    /// Ends it as a crash would, without a chance to say goodbye.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.ended = true;
+    }
+
     /// Sends SIGTERM and waits for the end.
     pub fn stop(&mut self) -> (ExitStatus, Duration) {
         let began = Instant::now();

@@ -107,9 +107,8 @@ impl Shared {
         }
     }
 
-    /// The refusal that Redis is known to give. Calls are never given back, so a window that was full of them stays full
-    /// until its oldest slot leaves; a window full of tokens is asked again after a moment. So a caller who hammers at a limit
-    /// costs Redis next to nothing.
+    /// The refusal that Redis is known to give. It stands for a moment, so that a caller who hammers at a limit costs Redis
+    /// next to nothing.
     fn shut(&self, ledgers: &[Arc<Ledger>], tokens: u64) -> Option<Refusal> {
         let now = self.redis_ms();
         let known = ledgers.iter().enumerate().filter_map(|(index, ledger)| Some((index, ledger.known_refusal(tokens, now)?)));

@@ -105,6 +105,23 @@ async function errors() {
   await raises(OpenAI.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited", gateway, { stream: true }));
 }
 
+/** One call a second: the second call is told how long to wait, waits that long and passes at its first retry. */
+async function waitsAsTold() {
+  const ask = (maxRetries) => client(process.env.PACED_KEY).chat.completions.create({ model: "sdk/plain", messages }, { maxRetries }).withResponse();
+  await ask(0);
+  const limited = await ask(0).then(() => assert.fail("two calls in a second"), (error) => error);
+  assert.equal(limited.status, 429);
+  const told = Number(limited.headers.get("retry-after-ms")) / 1000;
+  assert.equal(limited.headers.get("retry-after"), String(Math.ceil(told)));
+  const began = performance.now();
+  const { response } = await ask(1);
+  const waited = (performance.now() - began) / 1000;
+  assert.ok(waited >= told - 0.1 && waited <= told + 2, `told ${told}, waited ${waited}`);
+  console.log(`node: was told to wait ${told} s, came after ${waited.toFixed(3)} s`);
+  assert.equal(response.headers.get("x-ratelimit-remaining-requests"), "98");
+  assert.match(response.headers.get("x-ratelimit-reset-requests"), /^(1m0(\.[0-9]{3})?|5[0-9]\.[0-9]{3})s$/);
+}
+
 async function aCutStreamIsAnError() {
   let words = 0;
   await assert.rejects(async () => {
@@ -132,6 +149,7 @@ const checks = [
   jsonSchema,
   models,
   errors,
+  waitsAsTold,
   aCutStreamIsAnError,
   clientAbort,
 ];

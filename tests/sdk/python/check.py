@@ -4,7 +4,10 @@ Given by the environment: GATEWAY (base URL), KEY (a key that may use all models
 may use none of them). It must not know the gateway or what stands behind it.
 """
 
+import math
 import os
+import re
+import time
 
 import openai
 from pydantic import BaseModel
@@ -121,6 +124,28 @@ def errors():
     raises(openai.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited", stream=True))
 
 
+def waits_as_told():
+    """One call a second: the second call is told how long to wait, waits that long and passes at its first retry."""
+    paced = ask("sdk/plain", client(os.environ["PACED_KEY"]))
+    paced()
+    limited = raises(openai.RateLimitError, 429, "rate_limit_exceeded", paced)
+    told = int(limited.response.headers["retry-after-ms"]) / 1000
+    assert limited.response.headers["retry-after"] == str(math.ceil(told))
+    assert limited.response.headers["x-choreoai-limited-by"] == "gateway"
+    began = time.monotonic()
+    patient = client(os.environ["PACED_KEY"]).with_options(max_retries=1)
+    answer = patient.chat.completions.with_raw_response.create(model="sdk/plain", messages=MESSAGES)
+    waited = time.monotonic() - began
+    assert answer.retries_taken == 1, (answer.retries_taken, told)
+    assert told - 0.1 <= waited <= told + 2, (waited, told)
+    print("python: was told to wait", told, "s, came after", round(waited, 3), "s")
+    # Two of a hundred calls passed, the first of them a moment ago: the bucket is full again when the last has left.
+    assert answer.headers["x-ratelimit-limit-requests"] == "100"
+    assert answer.headers["x-ratelimit-remaining-requests"] == "98"
+    reset = re.fullmatch(r"1m(0|0\.[0-9]{3})s|(5[0-9]\.[0-9]{3})s", answer.headers["x-ratelimit-reset-requests"])
+    assert reset, answer.headers["x-ratelimit-reset-requests"]
+
+
 def a_cut_stream_is_an_error():
     words = 0
     try:
@@ -149,6 +174,7 @@ if __name__ == "__main__":
         json_schema,
         models,
         errors,
+        waits_as_told,
         a_cut_stream_is_an_error,
         client_abort,
     ]
