@@ -11,7 +11,7 @@ GATEWAY ?= http://127.0.0.1:8000
 GATEWAY_KEY ?= sk-demo
 PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy bench bench-micro soak fuzz needs lint licences monitoring demo-load
+.PHONY: run check test accuracy bench bench-curves bench-micro soak fuzz needs lint licences monitoring demo-load
 
 run:
 	$(CARGO) run --release
@@ -31,6 +31,10 @@ accuracy:
 # The gateway beside nginx, HAProxy and a bare pass-through, in one run; up to ten minutes.
 bench:
 	bench/run.sh
+
+# How the cost of a call grows with its work and with what is configured; about two minutes.
+bench-curves:
+	bench/run.sh curves
 
 # Instructions and allocations of the hot leaves, under valgrind.
 bench-micro:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Measures the gateway beside nginx, HAProxy and a bare pass-through: builds what is needed, takes the
 # descriptors that thousands of streams need, and ends after ten minutes whatever happens.
-# Usage: bench/run.sh [options of `bench run`]; GATEWAY=program measures another build of the gateway.
+# Usage: bench/run.sh [curves] [options of `bench run` or `bench curves`]; GATEWAY=program measures another build.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,4 +19,9 @@ fi
 
 # 5,000 streams are 10,000 sockets in a proxy.
 ulimit -n 20000 2>/dev/null || ulimit -n "$(ulimit -H -n)"
-exec timeout 600 "$target/release/bench" run --gateway "$GATEWAY" --results bench/results "$@"
+command=run
+if [ "${1:-}" = curves ]; then
+    command=curves
+    shift
+fi
+exec timeout 600 "$target/release/bench" "$command" --gateway "$GATEWAY" --results bench/results "$@"

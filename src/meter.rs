@@ -15,7 +15,7 @@ pub use call::{Call, Facts, OnEnd, OnSettled};
 use providers::Usage;
 use tokio::sync::watch;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Memo, Metrics, RouteMetrics};
 use crate::trace::Tracer;
 
 /// How an attempt ended.
@@ -118,6 +118,8 @@ pub struct UsageRecord {
 #[derive(Clone, Debug)]
 pub struct Meter {
     metrics: Arc<Metrics>,
+    /// By route.
+    routes: Arc<Memo<&'static str, RouteMetrics>>,
     stopping: watch::Sender<bool>,
     running: Arc<AtomicUsize>,
     tracer: Option<Tracer>,
@@ -127,7 +129,7 @@ impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, stopping: watch::Sender::new(false), running: Arc::default(), tracer: None }
+        Self { metrics, routes: Arc::default(), stopping: watch::Sender::new(false), running: Arc::default(), tracer: None }
     }
 
     /// The same meter, which also tells `tracer`, if there is one.

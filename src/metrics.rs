@@ -2,6 +2,7 @@
 //! The only file that names prometheus. It must not know calls, providers or configuration; whoever
 //! counts hands in label values that come from configuration or the catalogue.
 
+mod memo;
 mod money;
 mod openmetrics;
 
@@ -13,6 +14,7 @@ use prometheus::{
     TextEncoder,
 };
 
+pub use memo::Memo;
 pub use money::{MoneyCounter, MoneyCounterVec};
 pub use prometheus::{Histogram, IntCounter as Counter, IntGauge as CountGauge};
 
@@ -220,6 +222,47 @@ impl Metrics {
             tracing::error!(%error, "metrics could not be written");
         }
         out
+    }
+}
+
+/// What every call counts under its route.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics {
+    /// `choreoai_requests_in_flight`
+    pub in_flight: IntGauge,
+    /// `choreoai_overhead_seconds`
+    pub overhead: Histogram,
+}
+
+impl RouteMetrics {
+    /// Those of this route.
+    #[must_use]
+    pub fn new(metrics: &Metrics, endpoint: &str) -> Self {
+        Self {
+            in_flight: metrics.requests_in_flight.with_label_values(&[endpoint]),
+            overhead: metrics.overhead.with_label_values(&[endpoint]),
+        }
+    }
+}
+
+/// What every call counts when it is over.
+#[derive(Clone, Debug)]
+pub struct AnswerMetrics {
+    /// `choreoai_requests_total`
+    pub requests: IntCounter,
+    /// `choreoai_request_duration_seconds`
+    pub duration: Histogram,
+}
+
+impl AnswerMetrics {
+    /// Those of an answer with this status on this route, by this target.
+    #[must_use]
+    pub fn new(metrics: &Metrics, (provider, model): (&str, &str), (endpoint, method): (&str, &str), status: u16) -> Self {
+        let status = status.to_string();
+        Self {
+            requests: metrics.requests.with_label_values(&[provider, model, endpoint, &status, method]),
+            duration: metrics.request_duration.with_label_values(&[provider, endpoint, method]),
+        }
     }
 }
 

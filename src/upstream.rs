@@ -78,7 +78,7 @@ pub struct Upstream {
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
-    /// Its headers.
+    /// Its headers, until the body is read.
     pub headers: HeaderMap,
     /// The number of the key that was used.
     pub key: usize,
@@ -226,11 +226,15 @@ fn address(url: &str) -> Option<Address> {
 }
 
 impl Answer {
-    /// The next piece of the body, or `None` at its end.
+    /// The next piece of the body, or `None` at its end. The headers are given up by then: their values are
+    /// views of the connection's read buffer, and would keep it for as long as the answer lasts.
     ///
     /// # Errors
     /// [`Failure::Broken`] when the connection broke.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        if !self.headers.is_empty() {
+            self.headers = HeaderMap::new();
+        }
         loop {
             match self.body.frame().await {
                 None => return Ok(None),

@@ -22,6 +22,15 @@ const WORKERS: u32 = 2;
 /// The key that callers of the gateway under test send.
 const KEY: &str = "sk-bench-0000000000000000000000000000";
 
+/// What a gateway is configured with beside what every gateway here is.
+#[derive(Clone, Debug, Default)]
+pub struct Variant {
+    /// The Redis that counts its limits, instead of its own memory.
+    pub redis: Option<SocketAddr>,
+    /// More tables of its configuration.
+    pub more: String,
+}
+
 /// One who is measured.
 #[derive(Debug)]
 pub struct Contestant {
@@ -36,6 +45,8 @@ pub struct Contestant {
     /// Whether it speaks OpenAI's wire to its callers whatever its upstream speaks. The others pass on
     /// what they are given.
     pub translates: bool,
+    /// The Redis that counts its limits, if one does. Such a contestant is measured on small calls only.
+    pub redis: Option<SocketAddr>,
     /// How to start it; `None` for one that runs already, or for the provider itself.
     launch: Option<Launch>,
     running: Option<Running>,
@@ -57,6 +68,7 @@ impl Contestant {
             key: KEY.to_owned(),
             models: ["gpt-4o-mini", "claude-sonnet-4-5", "gemini-2.5-flash"].map(str::to_owned),
             translates: false,
+            redis: None,
             launch,
             running: None,
             pid: None,
@@ -107,19 +119,20 @@ impl Contestant {
         Ok(Self::plain("pass-through", address, Some(launch(&program, args.to_vec())), room))
     }
 
-    /// The gateway: authentication, memory limits at every scope, metering, metrics, logs at their defaults.
+    /// The gateway: authentication, limits for the gateway and the key, metering, metrics, logs at their defaults.
     ///
     /// # Errors
     /// When its configuration cannot be written.
-    pub fn gateway(name: &str, program: &str, extra: &str, (provider, room): (SocketAddr, &Path)) -> io::Result<Self> {
+    pub fn gateway(name: &str, program: &str, variant: &Variant, (provider, room): (SocketAddr, &Path)) -> io::Result<Self> {
         let address = free_address()?;
-        let file = room.join(format!("{name}.toml"));
-        fs::write(&file, gateway_toml(provider, extra))?;
+        let file = room.join(format!("{}.toml", name.replace(' ', "-")));
+        fs::write(&file, gateway_toml(provider, variant))?;
         let mut launch = launch(program, vec!["--config".to_owned(), file.display().to_string()]);
         launch.env.push(("CHOREOAI_LISTEN".to_owned(), address.to_string()));
         let mut contestant = Self::plain(name, address, Some(launch), room);
         contestant.models = ["gpt-4o-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash"].map(str::to_owned);
         contestant.translates = true;
+        contestant.redis = variant.redis;
         Ok(contestant)
     }
 
@@ -284,10 +297,15 @@ listen gateway
     )
 }
 
-fn gateway_toml(provider: SocketAddr, extra: &str) -> String {
+fn gateway_toml(provider: SocketAddr, variant: &Variant) -> String {
+    let backend = match variant.redis {
+        Some(redis) => format!("backend = \"redis\"\nredis_url = \"redis://{redis}\""),
+        None => "backend = \"memory\"".to_owned(),
+    };
+    let more = &variant.more;
     format!(
         "[rate_limit]
-backend = \"memory\"
+{backend}
 requests_per_minute = 1000000000
 tokens_per_minute = 1000000000000
 max_concurrent = 100000
@@ -313,6 +331,6 @@ key = \"{KEY}\"
 requests_per_minute = 1000000000
 tokens_per_minute = 1000000000000
 max_concurrent = 100000
-{extra}"
+{more}"
     )
 }

@@ -4,11 +4,13 @@
 #![forbid(unsafe_code)]
 
 mod contestants;
+mod curves;
 mod fake;
 mod http1;
 mod load;
 mod passthrough;
 mod process;
+mod redis;
 mod report;
 mod run;
 mod scenarios;
@@ -28,6 +30,7 @@ use crate::run::{Order, Results};
 const USAGE: &str = "usage:
   bench run [--gateway PROGRAM] [--also NAME=HOST:PORT,PID[,KEY[,MODEL]]]… [--rounds N] [--only PART-OF-A-ROW'S-NAME]
             [--streams N] [--results DIRECTORY]
+  bench curves --gateway PROGRAM [--results DIRECTORY]    how the cost grows with the work and the configuration
   bench fake --listen HOST:PORT                          the fake provider
   bench passthrough --listen HOST:PORT --upstream HOST:PORT    the bare axum + reqwest pass-through";
 
@@ -46,6 +49,7 @@ fn command(args: &[String]) -> io::Result<()> {
     let options = Options::read(rest)?;
     match name.as_str() {
         "run" => measure(&options),
+        "curves" => curves(&options),
         "fake" => {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, fake::serve(options.address("listen")?))
@@ -72,6 +76,16 @@ fn measure(options: &Options) -> io::Result<()> {
         keep(Path::new(directory), &results, &table)?;
     }
     io::stdout().write_all(table.as_bytes())
+}
+
+fn curves(options: &Options) -> io::Result<()> {
+    let program = options.last("gateway").ok_or_else(|| io::Error::other(USAGE))?;
+    let seen = curves::run(program)?;
+    if let Some(directory) = options.last("results") {
+        fs::create_dir_all(directory)?;
+        fs::write(Path::new(directory).join("curves.json"), serde_json::to_vec_pretty(&seen)?)?;
+    }
+    io::stdout().write_all(curves::table(&seen).as_bytes())
 }
 
 /// The raw results and the table, side by side.

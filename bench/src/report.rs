@@ -18,6 +18,7 @@ pub fn table(results: &Results) -> String {
     for scenario in &SCENARIOS {
         cost_row(&mut text, results, scenario, &measured);
         rate_row(&mut text, results, scenario, &measured);
+        redis_row(&mut text, results, scenario, &measured);
         latency_rows(&mut text, results, scenario, &measured);
     }
     footprint_rows(&mut text, results, &measured);
@@ -72,6 +73,15 @@ fn rate_row(text: &mut String, results: &Results, scenario: &Scenario, measured:
         median(rates.collect()).map(|rate| format!("{rate:.1}"))
     });
     row(text, &format!("{}: thousands a second", scenario.name), cells.collect());
+}
+
+/// Questions to Redis a call.
+fn redis_row(text: &mut String, results: &Results, scenario: &Scenario, measured: &[&str]) {
+    let cells = measured.iter().map(|name| {
+        let asked = slices(results, scenario, name).filter_map(|slice| Some(slice.redis? as f64 / slice.calls.max(1) as f64));
+        median(asked.collect()).map(|asked| format!("{asked:.2}"))
+    });
+    row(text, &format!("{}: questions to Redis a call", scenario.name), cells.collect());
 }
 
 type Pick = fn(&Slice) -> Option<Quantiles>;

@@ -14,9 +14,10 @@ use tokio::runtime::Builder;
 use tokio::task::LocalSet;
 use tokio::time::sleep;
 
-use crate::contestants::Contestant;
+use crate::contestants::{Contestant, Variant};
 use crate::load::hold::hold;
 use crate::process::{Launch, Running, free_address, memory_kb};
+use crate::redis::Redis;
 use crate::scenarios::{HELD, SCENARIOS, Scenario, Slice};
 use crate::wire::Wire;
 
@@ -149,7 +150,8 @@ pub fn run(order: &Order) -> io::Result<Results> {
     let begun = Instant::now();
     let room = Room::new()?;
     let provider = Provider::start(room.path())?;
-    let mut contestants = contestants(order, provider.address, room.path())?;
+    let redis = Redis::start(room.path())?;
+    let mut contestants = contestants(order, provider.address, redis.as_ref(), room.path())?;
     let mut results = Results {
         unix_time: std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |time| time.as_secs()),
         processors: std::thread::available_parallelism().map_or(0, usize::from),
@@ -157,7 +159,7 @@ pub fn run(order: &Order) -> io::Result<Results> {
         ..Results::default()
     };
     if order.only.is_none() {
-        for contestant in contestants.iter_mut().filter(|contestant| contestant.is_ours()) {
+        for contestant in contestants.iter_mut().filter(|contestant| contestant.is_ours() && contestant.redis.is_none()) {
             say(&format!("{}: start, {} streams, stop", contestant.name, order.streams));
             results.footprints.push(footprint(contestant, order.streams)?);
         }
@@ -184,7 +186,7 @@ fn wanted(order: &Order, scenario: &Scenario) -> bool {
     order.only.as_ref().is_none_or(|part| scenario.name.contains(part.as_str()))
 }
 
-fn contestants(order: &Order, provider: SocketAddr, room: &Path) -> io::Result<Vec<Contestant>> {
+fn contestants(order: &Order, provider: SocketAddr, redis: Option<&Redis>, room: &Path) -> io::Result<Vec<Contestant>> {
     let mut all = vec![
         Contestant::direct(provider),
         Contestant::nginx(provider, room)?,
@@ -192,7 +194,11 @@ fn contestants(order: &Order, provider: SocketAddr, room: &Path) -> io::Result<V
         Contestant::passthrough(provider, room)?,
     ];
     if let Some(program) = &order.gateway {
-        all.push(Contestant::gateway("gateway", program, "", (provider, room))?);
+        all.push(Contestant::gateway("gateway", program, &Variant::default(), (provider, room))?);
+        if let Some(redis) = redis {
+            let variant = Variant { redis: Some(redis.address), ..Variant::default() };
+            all.push(Contestant::gateway("gateway + Redis", program, &variant, (provider, room))?);
+        }
     }
     for text in &order.others {
         all.push(Contestant::other(text).map_err(io::Error::other)?);

@@ -13,6 +13,7 @@ use crate::contestants::Contestant;
 use crate::load::closed::Closed;
 use crate::load::open::{self, Schedule};
 use crate::process::Cpu;
+use crate::redis;
 use crate::wire::{Plan, Wire};
 
 /// One measurement.
@@ -49,8 +50,8 @@ pub enum Load {
     },
 }
 
-const CALL: Plan = Plan { events: 0, pace_us: 0 };
-const UNPACED: Plan = Plan { events: 200, pace_us: 0 };
+pub(crate) const CALL: Plan = Plan { events: 0, pace_us: 0 };
+pub(crate) const UNPACED: Plan = Plan { events: 200, pace_us: 0 };
 const PACED: Plan = Plan { events: 150, pace_us: 20_000 };
 // At 47 streams a second their events, 20 ms apart, do not all fall on the same moment.
 const SHORT_PACED: Plan = Plan { events: 20, pace_us: 20_000 };
@@ -73,9 +74,12 @@ pub const SCENARIOS: [Scenario; 8] = [
     row("Gemini stream event", Wire::Gemini, UNPACED, Load::Closed { connections: 16 }),
 ];
 
-const fn row(name: &'static str, wire: Wire, plan: Plan, load: Load) -> Scenario {
-    Scenario { name, wire, plan, request_bytes: 1024, load, millis: 2000 }
+pub(crate) const fn row(name: &'static str, wire: Wire, plan: Plan, load: Load) -> Scenario {
+    Scenario { name, wire, plan, request_bytes: SMALL, load, millis: 2000 }
 }
+
+/// The body of a small call, in bytes.
+const SMALL: usize = 1024;
 
 /// Before a closed loop is measured, in milliseconds: connections are made, caches are warm.
 const WARM_UP: Duration = Duration::from_millis(400);
@@ -101,6 +105,8 @@ pub struct Slice {
     pub failure: Option<String>,
     /// Processor time of the contestant in nanoseconds; `None` for the provider itself.
     pub cpu_ns: Option<u64>,
+    /// Questions that the contestant's Redis was asked; `None` without one.
+    pub redis: Option<u64>,
     /// From due to the last byte.
     pub whole: Option<Quantiles>,
     /// From due to the first content event.
@@ -141,6 +147,9 @@ impl Scenario {
     #[must_use]
     pub fn concerns(&self, contestant: &Contestant) -> bool {
         let is_provider = contestant.pid().is_none();
+        if contestant.redis.is_some() {
+            return self.wire == Wire::OpenAi && !self.by_event() && self.request_bytes <= SMALL;
+        }
         match self.load {
             Load::Open { .. } => true,
             Load::Closed { .. } => !is_provider && (self.wire == Wire::OpenAi || contestant.is_ours()),
@@ -169,17 +178,21 @@ impl Scenario {
         Ok(slice)
     }
 
-    fn closed(&self, contestant: &Contestant, connections: u32) -> std::io::Result<Slice> {
+    /// The cost of closed loops, for comparisons outside of the table.
+    pub(crate) fn closed(&self, contestant: &Contestant, connections: u32) -> std::io::Result<Slice> {
         let target = Rc::new(contestant.target(self.wire, self.plan, self.request_bytes));
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let stagger = Duration::from_micros(self.plan.pace_us);
         LocalSet::new().block_on(&runtime, async {
             let load = Closed::start(&target, connections, stagger);
             sleep(WARM_UP).await;
+            let asked = contestant.redis.map(redis::scripts).transpose()?;
             let (start, before, cpu_before) = (Instant::now(), load.tally(), read_cpu(contestant));
             sleep(Duration::from_millis(self.millis)).await;
             let (after, cpu_after) = (load.tally(), read_cpu(contestant));
             let mut slice = self.slice(contestant, start.elapsed());
+            let asked_then = contestant.redis.map(redis::scripts).transpose()?;
+            slice.redis = asked_then.zip(asked).map(|(after, before)| after - before);
             slice.calls = after.calls - before.calls;
             slice.events = after.events - before.events;
             slice.failures = after.failures;
@@ -218,6 +231,7 @@ impl Scenario {
             failures: 0,
             failure: None,
             cpu_ns: None,
+            redis: None,
             whole: None,
             first_event: None,
             event_delay: None,

@@ -8,7 +8,7 @@ use providers::{ChatRequest, Usage};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{UsageRecord, UsageSource};
-use crate::metrics::{KeyMetrics, Metrics, TargetMetrics};
+use crate::metrics::{AnswerMetrics, KeyMetrics, Memo, Metrics, TargetMetrics};
 use crate::prices::{self, Pico, Price};
 use crate::tokens::{self, Calibration};
 
@@ -37,6 +37,8 @@ pub struct Account {
     /// The `model` label.
     pub model: String,
     pub(super) metrics: TargetMetrics,
+    /// By route, method and status.
+    pub(super) answers: Memo<(&'static str, &'static str, u16), AnswerMetrics>,
     price: Option<Arc<Price>>,
     learned: Arc<Learned>,
 }
@@ -59,6 +61,7 @@ impl Account {
             provider: provider.to_owned(),
             model: model.to_owned(),
             metrics: TargetMetrics::new(metrics, provider, model),
+            answers: Memo::default(),
             price,
             learned: Arc::new(Learned {
                 estimates: Calibration::default(),
@@ -76,6 +79,7 @@ impl Account {
             provider: self.provider.clone(),
             model: self.model.clone(),
             metrics: self.metrics.clone(),
+            answers: Memo::default(),
             price: other.price.clone(),
             learned: Arc::clone(&self.learned),
         }

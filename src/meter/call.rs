@@ -12,7 +12,7 @@ use providers::{Answer, ChatRequest, Kind, Usage};
 
 use super::twin::Beside;
 use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
-use crate::metrics::{CountGauge, KeyMetrics};
+use crate::metrics::{AnswerMetrics, KeyMetrics, RouteMetrics};
 use crate::tokens::Sample;
 use crate::trace::Trace;
 
@@ -41,7 +41,7 @@ pub struct Call {
     pub(super) meter: Meter,
     pub(super) facts: Facts,
     arrived: Instant,
-    in_flight: CountGauge,
+    route: RouteMetrics,
     pub(super) key: Option<Arc<KeyMetrics>>,
     /// The model label while no target is chosen.
     requested: String,
@@ -97,7 +97,7 @@ impl Meter {
     #[must_use]
     pub fn call(&self, facts: Facts) -> Call {
         let call = Call::new(self.clone(), facts);
-        call.in_flight.inc();
+        call.route.in_flight.inc();
         self.running.fetch_add(1, Ordering::AcqRel);
         call
     }
@@ -107,7 +107,7 @@ impl Call {
     pub(super) fn new(meter: Meter, facts: Facts) -> Self {
         Self {
             arrived: Instant::now(),
-            in_flight: meter.metrics.requests_in_flight.with_label_values(&[facts.endpoint]),
+            route: meter.routes.get(facts.endpoint, || RouteMetrics::new(&meter.metrics, facts.endpoint)),
             meter,
             facts,
             key: None,
@@ -285,7 +285,7 @@ impl Call {
         self.status = Some(status);
         self.stream = stream;
         let overhead = self.arrived.elapsed().saturating_sub(self.not_ours);
-        self.meter.metrics.overhead.with_label_values(&[self.facts.endpoint]).observe(overhead.as_secs_f64());
+        self.route.overhead.observe(overhead.as_secs_f64());
         if let (true, Some(account)) = (stream, &self.account) {
             account.metrics.streaming.inc();
         }
@@ -340,10 +340,14 @@ impl Call {
         let metrics = &self.meter.metrics;
         let Facts { method, endpoint, .. } = self.facts;
         let (provider, model) = self.labels();
-        let status = self.status.unwrap_or(CLIENT_LEFT).to_string();
-        metrics.requests.with_label_values(&[provider, model, endpoint, &status, method]).inc();
-        let duration = self.arrived.elapsed().as_secs_f64();
-        metrics.request_duration.with_label_values(&[provider, endpoint, method]).observe(duration);
+        let status = self.status.unwrap_or(CLIENT_LEFT);
+        let look_up = || AnswerMetrics::new(metrics, (provider, model), (endpoint, method), status);
+        let counted = match &self.account {
+            Some(account) => account.answers.get((endpoint, method, status), look_up),
+            None => look_up(),
+        };
+        counted.requests.inc();
+        counted.duration.observe(self.arrived.elapsed().as_secs_f64());
         if let Some(error_type) = self.error_type {
             metrics.errors.with_label_values(&[provider, error_type, endpoint]).inc();
         }
@@ -407,7 +411,7 @@ impl Drop for Call {
         if self.status.is_none() {
             self.failed(if is_stopping { "shutting_down" } else { "client_disconnect" });
         }
-        self.in_flight.dec();
+        self.route.in_flight.dec();
         self.meter.running.fetch_sub(1, Ordering::AcqRel);
         self.count();
         self.log();
