@@ -292,7 +292,7 @@ impl From<UpstreamError> for Error {
         error.0.status = upstream.status;
         error.0.type_name = upstream.type_name;
         error.0.param = upstream.param;
-        error.0.code = upstream.code;
+        error.0.code = upstream.code.or(error.0.code);
         error
     }
 }

@@ -16,6 +16,8 @@ mod drift;
 #[cfg(test)]
 mod examples;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod health;
 #[cfg(test)]
 mod house;
@@ -51,6 +53,8 @@ mod queries;
 mod recordings;
 #[cfg(test)]
 mod recordings_sdk;
+#[cfg(test)]
+mod reliability;
 #[cfg(test)]
 mod reload;
 #[cfg(test)]

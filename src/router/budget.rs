@@ -9,7 +9,7 @@ use std::time::Instant;
 use crate::config;
 
 /// How many attempts may be saved up: what a calm time earns must not become a storm.
-const MOST: f64 = 10.0;
+const MOST: f64 = 3.0;
 
 /// A budget.
 #[derive(Debug)]
@@ -88,13 +88,13 @@ mod tests {
     #[test]
     fn a_storm_gets_its_share_and_what_was_saved() {
         let got = storm(&budget(0.1, 1.0), 200, 2);
-        assert!((190..=211).contains(&got), "{got} of 2000 calls");
-        assert_eq!(storm(&budget(0.0, 0.0), 200, 2), 10, "only what was saved");
+        assert!((190..=204).contains(&got), "{got} of 2000 calls");
+        assert_eq!(storm(&budget(0.0, 0.0), 200, 2), 3, "only what was saved");
     }
 
     #[test]
     fn the_few_a_second_are_for_those_who_have_few_calls() {
         let got = storm(&budget(0.1, 1.0), 2, 5);
-        assert!((18..=20).contains(&got), "10 saved and about one a second, got {got}");
+        assert!((11..=13).contains(&got), "3 saved and about one a second, got {got}");
     }
 }
