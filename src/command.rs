@@ -116,7 +116,10 @@ fn serve(path: Option<PathBuf>, started: Instant) -> Result<(), Failure> {
     let metrics = Arc::new(Metrics::new()?);
     let dropped = metrics.telemetry_dropped.with_label_values(&["logs"]);
     let at_terminal = if std::io::stdout().is_terminal() { LogFormat::Text } else { LogFormat::Json };
-    let flusher = telemetry::start(config.log_format.unwrap_or(at_terminal), &config::log_filter(), move || dropped.inc())?;
+    let flusher =
+        telemetry::start((config.log.format.unwrap_or(at_terminal), config.log.source), &config::log_filter(), move || {
+            dropped.inc()
+        })?;
     // For the door, the signals and what goes on beside the calls; calls run on workers of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let served = runtime.block_on(open_and_serve(config, metrics, started));
@@ -147,7 +150,7 @@ async fn open_and_serve(mut config: Config, metrics: Arc<Metrics>, started: Inst
     let listen = config.server.listen;
     let limits = house::limits(&config.rate_limit, &metrics)?;
     let (tracer, spans) = config.traces.as_ref().map(|traces| start_traces(traces, &metrics)).transpose()?.unzip();
-    let meter = Meter::new(Arc::clone(&metrics)).traced(tracer);
+    let meter = Meter::new(Arc::clone(&metrics)).traced(tracer).logging(config.log.sample_success);
     let house = House::build(config, Arc::clone(&metrics), meter, limits.clone())?;
     metrics.config_was_read();
     let listener = TcpListener::bind(listen).await.map_err(|error| ConfigError(format!("cannot listen on {listen}: {error}")))?;

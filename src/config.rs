@@ -40,8 +40,8 @@ pub struct Config {
     pub server: Server,
     /// Limits and where they are counted.
     pub rate_limit: RateLimit,
-    /// How log lines are written; `None` is text at a terminal and JSON elsewhere.
-    pub log_format: Option<LogFormat>,
+    /// Log lines.
+    pub log: Log,
     /// Traces, when they are turned on.
     pub traces: Option<Traces>,
     /// What happens to calls of models without a price.
@@ -54,6 +54,17 @@ pub struct Config {
     pub keys: Vec<Key>,
     /// Prices that go before the built-in table.
     pub prices: Vec<PriceRow>,
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Log {
+    /// How lines are written; `None` is text at a terminal and JSON elsewhere.
+    pub format: Option<LogFormat>,
+    /// Whether each line says where in the code it comes from, and from which thread.
+    pub source: bool,
+    /// The share of the lines about calls that went well which is written, from 0 to 1.
+    pub sample_success: f64,
 }
 
 /// `[server]`

@@ -123,19 +123,34 @@ pub struct Meter {
     stopping: watch::Sender<bool>,
     running: Arc<AtomicUsize>,
     tracer: Option<Tracer>,
+    /// The share of the calls that went well which has a log line.
+    logged: f64,
 }
 
 impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self { metrics, routes: Arc::default(), stopping: watch::Sender::new(false), running: Arc::default(), tracer: None }
+        Self {
+            metrics,
+            routes: Arc::default(),
+            stopping: watch::Sender::new(false),
+            running: Arc::default(),
+            tracer: None,
+            logged: 1.0,
+        }
     }
 
     /// The same meter, which also tells `tracer`, if there is one.
     #[must_use]
     pub fn traced(self, tracer: Option<Tracer>) -> Self {
         Self { tracer, ..self }
+    }
+
+    /// The same meter, which writes a log line for this share of the calls that went well. All others have theirs.
+    #[must_use]
+    pub fn logging(self, share: f64) -> Self {
+        Self { logged: share, ..self }
     }
 
     /// From now on, what is dropped unfinished was ended by the gateway, not by its client.

@@ -2,17 +2,19 @@
 //! The only file that names prometheus. It must not know calls, providers or configuration; whoever
 //! counts hands in label values that come from configuration or the catalogue.
 
+mod exemplars;
 mod memo;
 mod money;
-mod openmetrics;
+mod text;
 
 use std::time::SystemTime;
 
+use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{
-    Encoder, Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
-    TextEncoder,
-};
+use prometheus::{Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+
+use exemplars::Exemplars;
+use text::{Format, Writer};
 
 pub use memo::Memo;
 pub use money::{MoneyCounter, MoneyCounterVec};
@@ -31,7 +33,7 @@ const TOKEN_GAP: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1,
 const SCRIPT: [f64; 10] = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1];
 
 /// A metric that can be made from its name, help text, label names and buckets.
-trait Metric: Sized + Clone + prometheus::core::Collector + 'static {
+trait Metric: Sized + Clone + Collector + 'static {
     fn make(opts: Opts, labels: &[&str], buckets: &[f64]) -> prometheus::Result<Self>;
 }
 
@@ -62,7 +64,8 @@ macro_rules! metrics {
         /// Every metric, registered.
         #[derive(Debug)]
         pub struct Metrics {
-            registry: Registry,
+            all: Collectors,
+            exemplars: Exemplars,
             $($(#[doc = $help])+ pub $field: $type,)*
         }
 
@@ -72,15 +75,14 @@ macro_rules! metrics {
             /// # Errors
             /// Only when two metrics have one name.
             pub fn new() -> prometheus::Result<Self> {
-                let registry = Registry::new();
-                registry.register(Box::new(ProcessCollector::for_self()))?;
+                let mut all: Vec<Box<dyn Collector>> = vec![Box::new(ProcessCollector::for_self())];
                 $(
                     let help = concat!($($help),+).trim();
                     let buckets: &[f64] = None$(.or(Some(&$buckets[..])))?.unwrap_or_default();
                     let $field = <$type as Metric>::make(Opts::new($name, help), &[$($label),*], buckets)?;
-                    registry.register(Box::new($field.clone()))?;
+                    all.push(Box::new($field.clone()));
                 )*
-                Ok(Self { registry, $($field,)* })
+                Ok(Self { all: Collectors::new(all)?, exemplars: Exemplars::default(), $($field,)* })
             }
 
             /// Name, labels and help text of every metric, for the reference in `docs/metrics.md`.
@@ -211,17 +213,83 @@ impl Metrics {
     /// Every series as OpenMetrics text (version 1.0.0).
     #[must_use]
     pub fn openmetrics(&self) -> String {
-        openmetrics::text(&self.registry.gather())
+        self.all.write(Format::OpenMetrics, &self.exemplars)
     }
 
     /// Every series as Prometheus text (format 0.0.4).
     #[must_use]
-    pub fn text(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64 * 1024);
-        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut out) {
-            tracing::error!(%error, "metrics could not be written");
+    pub fn text(&self) -> String {
+        self.all.write(Format::Prometheus, &self.exemplars)
+    }
+
+    /// Notes the exported trace behind something that was timed, as an exemplar of its bucket.
+    pub fn exemplar(&self, of: &Timed<'_>, seconds: f64, trace_id: &str) {
+        match *of {
+            Timed::Call { provider, endpoint, method } => {
+                let labels = [("endpoint", endpoint), ("method", method), ("provider", provider)];
+                self.exemplars.keep("choreoai_request_duration_seconds", &LATENCY, &labels, (seconds, trace_id));
+            }
+            Timed::Attempt { provider, model } => {
+                let labels = [("model", model), ("provider", provider)];
+                self.exemplars.keep("choreoai_upstream_request_duration_seconds", &LATENCY, &labels, (seconds, trace_id));
+            }
+            Timed::FirstToken { provider, model } => {
+                let labels = [("model", model), ("provider", provider)];
+                self.exemplars.keep("choreoai_time_to_first_token_seconds", &FIRST_TOKEN, &labels, (seconds, trace_id));
+            }
         }
-        out
+    }
+}
+
+/// Something that was timed in a call whose trace is exported, with the labels of its histogram.
+#[derive(Clone, Copy, Debug)]
+pub enum Timed<'a> {
+    /// The whole call.
+    Call {
+        /// The label of that name.
+        provider: &'a str,
+        /// The label of that name.
+        endpoint: &'a str,
+        /// The label of that name.
+        method: &'a str,
+    },
+    /// One attempt.
+    Attempt {
+        /// The label of that name.
+        provider: &'a str,
+        /// The label of that name.
+        model: &'a str,
+    },
+    /// The first token of a stream.
+    FirstToken {
+        /// The label of that name.
+        provider: &'a str,
+        /// The label of that name.
+        model: &'a str,
+    },
+}
+
+/// All families, in the order of their names.
+struct Collectors(Vec<Box<dyn Collector>>);
+
+impl Collectors {
+    fn new(mut all: Vec<Box<dyn Collector>>) -> prometheus::Result<Self> {
+        let name = |one: &dyn Collector| one.desc().first().map(|desc| desc.fq_name.clone()).unwrap_or_default();
+        all.sort_by_cached_key(|one| name(one.as_ref()));
+        let has_twice = all.windows(2).any(|pair| name(pair[0].as_ref()) == name(pair[1].as_ref()));
+        if has_twice { Err(prometheus::Error::AlreadyReg) } else { Ok(Self(all)) }
+    }
+
+    fn write(&self, format: Format, exemplars: &Exemplars) -> String {
+        let mut writer = Writer::new(format, exemplars);
+        self.0.iter().for_each(|one| writer.collected(one.as_ref()));
+        writer.finish()
+    }
+}
+
+impl std::fmt::Debug for Collectors {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{} families", self.0.len())
     }
 }
 

@@ -1,5 +1,6 @@
-//! Logs and traces: set-up only. Spans are sent by [`traces`]. Lines are gathered in memory and written by a thread of their own, so that a
-//! slow terminal or disk never delays a call; what does not fit is dropped and counted.
+//! Logs and traces: set-up only. Lines are gathered in memory and written by a thread of their own, so
+//! that a slow terminal or disk never delays a call; what does not fit is dropped and counted. Spans are
+//! sent by [`traces`].
 //! It must not know what is logged.
 
 mod line;
@@ -22,20 +23,31 @@ const MAX_WAITING: usize = 8 * 1024 * 1024;
 /// How long a line waits at most before it is written.
 const FLUSH_EVERY: Duration = Duration::from_millis(50);
 
-/// Sets up logging for the process, to standard output. Keep what it returns until the end: dropping it writes the last lines.
+/// Sets up logging for the process, to standard output, on request with the place in the code that each line comes from. Keep what it returns until the end: dropping it writes the last lines.
 ///
 /// # Errors
 /// When logging was set up before, or `filter` is no `RUST_LOG` filter.
 pub fn start(
-    format: LogFormat,
+    (format, with_source): (LogFormat, bool),
     filter: &str,
     on_drop: impl Fn() + Send + Sync + 'static,
 ) -> Result<Flusher, Box<dyn std::error::Error>> {
     let lines = Lines { waiting: Arc::default(), on_drop: Arc::new(on_drop) };
     let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
     match format {
-        LogFormat::Json => registry.with(fmt::layer().event_format(JsonLine).with_writer(lines.clone())).try_init()?,
-        LogFormat::Text => registry.with(fmt::layer().with_target(false).with_writer(lines.clone())).try_init()?,
+        LogFormat::Json => {
+            registry.with(fmt::layer().event_format(JsonLine { with_source }).with_writer(lines.clone())).try_init()?
+        }
+        LogFormat::Text => registry
+            .with(
+                fmt::layer()
+                    .with_target(false)
+                    .with_file(with_source)
+                    .with_line_number(with_source)
+                    .with_thread_names(with_source)
+                    .with_writer(lines.clone()),
+            )
+            .try_init()?,
     }
     let writer = lines.clone();
     std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {

@@ -39,7 +39,7 @@ fn nothing_said_is_the_demo_on_loopback() {
     assert_eq!(config.rate_limit.redis_url.reveal(), "redis://127.0.0.1:6379");
     assert_eq!(config.rate_limit.deadline, Duration::from_millis(50));
     assert_eq!(config.rate_limit.per_ip_per_second, None);
-    assert_eq!((config.unpriced, config.log_format), (Unpriced::Warn, None));
+    assert_eq!((config.unpriced, config.log.format), (Unpriced::Warn, None));
     assert!(config.providers.is_empty() && config.models.is_empty() && config.keys.is_empty() && config.prices.is_empty());
 }
 
@@ -176,7 +176,7 @@ fn the_environment_wins_over_the_file() {
     ];
     let config = sound(file, &environment);
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:2");
-    assert_eq!(config.log_format, Some(LogFormat::Text));
+    assert_eq!(config.log.format, Some(LogFormat::Text));
     assert_eq!((config.rate_limit.backend, config.rate_limit.on_failure), (Backend::Redis, OnFailure::Closed));
     assert_eq!(config.rate_limit.redis_url.reveal(), "redis://environment:1");
     let keys: Vec<_> = config.keys.iter().map(|key| (key.name.as_str(), key.sha256, key.limits.requests_per_minute)).collect();

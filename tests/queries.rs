@@ -4,15 +4,15 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::client::Request;
 use crate::support::dialect::{openai, request, said, usage};
-use crate::support::gateway::{Gateway, free_address};
+use crate::support::gateway::Gateway;
+use crate::support::prometheus::Prometheus;
 use crate::support::provider::{FakeProvider, Reply};
 use crate::support::{PATIENCE, has_tool};
 
@@ -84,52 +84,6 @@ async fn promtool_has_nothing_to_say() {
     let kind = negotiated.head.header("content-type").unwrap();
     assert!(kind.starts_with("application/openmetrics-text"), "OpenMetrics when asked for, not {kind}");
     assert!(negotiated.text().ends_with("# EOF\n"));
-}
-
-/// A Prometheus that scrapes the gateway every second; it ends when dropped.
-struct Prometheus {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Prometheus {
-    fn start(target: SocketAddr) -> Self {
-        let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("prometheus-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&folder);
-        std::fs::create_dir_all(&folder).unwrap();
-        let configuration = folder.join("prometheus.yml");
-        let text = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\nscrape_configs:\n- job_name: choreoai\n  static_configs: [{{targets: ['{target}']}}]\n"
-        );
-        std::fs::write(&configuration, text).unwrap();
-        let address = free_address();
-        let child = Command::new("prometheus")
-            .arg(format!("--config.file={}", configuration.display()))
-            .arg(format!("--storage.tsdb.path={}", folder.join("data").display()))
-            .arg(format!("--web.listen-address={address}"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        Self { child, address }
-    }
-
-    async fn ask(&self, query: &str) -> Vec<f64> {
-        if tokio::net::TcpStream::connect(self.address).await.is_err() {
-            return Vec::new();
-        }
-        let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
-        let answer = Request::get(&format!("/api/v1/query?query={encoded}")).send(self.address).await.json();
-        let series = answer["data"]["result"].as_array().cloned().unwrap_or_default();
-        series.iter().filter_map(|one: &Value| one["value"][1].as_str()?.parse().ok()).collect()
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -42,6 +42,8 @@ mod limits_server;
 #[cfg(test)]
 mod limits_storm;
 #[cfg(test)]
+mod logs;
+#[cfg(test)]
 mod presence;
 #[cfg(test)]
 mod price_facts;

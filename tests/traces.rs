@@ -11,7 +11,9 @@ use crate::support::collector::{Attributes, Collector, Span};
 use crate::support::dialect::{openai, request, said, usage};
 use crate::support::gateway::{Gateway, Setup, free_address};
 use crate::support::metrics::Scrape;
+use crate::support::prometheus::Prometheus;
 use crate::support::provider::{FakeProvider, Reply, Step};
+use crate::support::{GLANCE, has_tool, soon};
 
 const SERVER: i32 = 2;
 const CLIENT: i32 = 3;
@@ -20,6 +22,9 @@ const ERROR: i32 = 2;
 
 /// What a receiver that does not answer is given; a call that waits for it takes as long.
 const RECEIVERS_TIME: Duration = Duration::from_secs(1);
+
+/// Quick answers after which a slow one is known to be slow.
+const QUICK: usize = 20;
 
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
@@ -70,7 +75,11 @@ fn scripts(fake: &FakeProvider) {
 
 fn setup(fake: &FakeProvider, collector: &Collector, protocol: &str) -> Setup {
     scripts(fake);
-    Setup::new(configuration(fake))
+    setup_of(configuration(fake), collector, protocol)
+}
+
+fn setup_of(toml: String, collector: &Collector, protocol: &str) -> Setup {
+    Setup::new(toml)
         .env("OTEL_ENABLED", "true")
         .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
         .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url())
@@ -418,4 +427,59 @@ async fn nothing_secret_stands_in_a_span_or_in_the_log_of_sending_it() {
             assert!(line.is_none(), "{secret} in the log with {protocol}: {}", line.unwrap_or_default());
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn points_of_latency_lead_to_traces() {
+    if !has_tool("prometheus") {
+        return;
+    }
+    let (fake, collector) = (FakeProvider::start().await, Collector::start().await);
+    let gateway = setup(&fake, &collector, "grpc").start().await;
+    let prometheus = Prometheus::start(gateway.address);
+    streamed("second/plain").open(gateway.address).await.rest().await;
+    assert_eq!(call("second/plain").send(gateway.address).await.status, 200);
+    let exported = collector.until("four spans", |spans| spans.len() >= 4).await;
+    let families = ["request_duration", "upstream_request_duration", "time_to_first_token"];
+    for family in families.map(|family| format!("choreoai_{family}_seconds_bucket")) {
+        let seen = async {
+            loop {
+                let seen = prometheus.exemplars(&family).await;
+                if !seen.is_empty() {
+                    return seen;
+                }
+                tokio::time::sleep(GLANCE).await;
+            }
+        };
+        for trace in soon(&format!("an exemplar of {family}"), seen).await {
+            assert!(exported.iter().any(|span| span.trace_id == trace), "{family}: {trace} is no trace that was exported");
+        }
+    }
+    let text = gateway.scrape().text;
+    assert!(!text.contains("trace_id"), "the older format has no exemplars");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn attempts_at_the_same_time_stand_below_one_call() {
+    let (fake, collector) = (FakeProvider::start().await, Collector::start().await);
+    fake.on("hedged", |exchange| {
+        let answer = openai().answer(exchange, 3, &usage(17, 3));
+        if exchange.number == QUICK { answer.after(Step::Stall) } else { answer }
+    });
+    let hedged = "[models.hedged]\ntargets = [ { target = \"second/hedged\" } ]\nhedge = { at_least = \"50ms\" }\n";
+    let gateway = setup_of(configuration(&fake) + hedged, &collector, "grpc").start().await;
+    for _ in 0..QUICK {
+        assert_eq!(call("hedged").send(gateway.address).await.status, 200);
+    }
+    let slow = call("hedged").header("traceparent", &format!("00-{TRACE}-{PARENT}-01"));
+    assert_eq!(slow.send(gateway.address).await.status, 200);
+    let of_it = |spans: &[Span]| spans.iter().filter(|span| span.trace_id == TRACE).cloned().collect::<Vec<_>>();
+    let spans = of_it(&collector.until("the slow call's spans", |spans| of_it(spans).len() >= 3).await);
+    let (server, attempts) = (of_kind(&spans, SERVER), of_kind(&spans, CLIENT));
+    assert_eq!((server.len(), attempts.len()), (1, 2), "{spans:#?}");
+    assert!(attempts.iter().all(|attempt| attempt.parent == server[0].id), "{spans:#?}");
+    let mut outcomes: Vec<_> = attempts.iter().map(|attempt| attempt.attributes["choreoai.outcome"].as_str()).collect();
+    outcomes.sort_unstable();
+    assert_eq!(outcomes, ["client_disconnect", "completed"], "the slower one was given up");
+    assert_eq!(server[0].attributes["choreoai.attempts"], "2");
 }

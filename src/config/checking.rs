@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::traces;
 use super::{
-    Backend, Breaker, Config, ConfigError, Key, Limits, LogFormat, OnDisconnect, OnFailure, PriceRow, Probe, Provider, Queue,
-    RateLimit, Retry, Secret, Server, Timeouts, Unpriced, credentials, file, models,
+    Backend, Breaker, Config, ConfigError, Key, Limits, Log, LogFormat, OnDisconnect, OnFailure, PriceRow, Probe, Provider,
+    Queue, RateLimit, Retry, Secret, Server, Timeouts, Unpriced, credentials, file, models,
 };
 
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -40,17 +40,11 @@ pub(super) fn check(file: file::File, environment: Environment<'_>) -> Result<Co
         )));
     }
     let models = models::all(file.models, &providers)?;
-    let (format_key, format) = either(environment, "CHOREOAI_LOG_FORMAT", "log.format", file.log.format.as_ref());
     Ok(Config {
         path: None,
         server,
         rate_limit: rate_limit(&file.rate_limit, environment)?,
-        log_format: word(
-            format_key,
-            format.as_deref(),
-            None,
-            &[("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))],
-        )?,
+        log: log(&file.log, environment)?,
         traces: traces::traces(environment)?,
         unpriced: word(
             "unpriced",
@@ -136,6 +130,16 @@ fn lease(written: Option<&str>) -> Result<Duration, ConfigError> {
     let lease = duration("rate_limit.lease", written, Duration::from_secs(30))?;
     let long_enough = (Duration::from_secs(3)..=Duration::from_secs(3_600)).contains(&lease);
     if long_enough { Ok(lease) } else { Err(ConfigError("rate_limit.lease: from 3s to 1h".to_owned())) }
+}
+
+fn log(file: &file::Log, environment: Environment<'_>) -> Result<Log, ConfigError> {
+    let (format_key, format) = either(environment, "CHOREOAI_LOG_FORMAT", "log.format", file.format.as_ref());
+    let sample_success = file.sample_success.unwrap_or(1.0);
+    if !(0.0..=1.0).contains(&sample_success) {
+        return Err(ConfigError(format!("log.sample_success: {sample_success} is not a share from 0 to 1")));
+    }
+    let words = [("json", Some(LogFormat::Json)), ("text", Some(LogFormat::Text))];
+    Ok(Log { format: word(format_key, format.as_deref(), None, &words)?, source: file.source.unwrap_or(false), sample_success })
 }
 
 fn rate_limit(file: &file::RateLimit, environment: Environment<'_>) -> Result<RateLimit, ConfigError> {

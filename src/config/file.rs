@@ -53,6 +53,8 @@ pub(super) struct RateLimit {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Log {
     pub format: Option<String>,
+    pub source: Option<bool>,
+    pub sample_success: Option<f64>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -26,7 +26,7 @@ impl Config {
         let (ours, theirs) = (&self.rate_limit, &running.rate_limit);
         let settings = [
             ("server.listen", self.server.listen == running.server.listen),
-            ("log.format", self.log_format == running.log_format),
+            ("log", self.log == running.log),
             ("rate_limit.backend", ours.backend == theirs.backend),
             ("rate_limit.redis_url", ours.redis_url == theirs.redis_url),
             ("rate_limit.on_failure", ours.on_failure == theirs.on_failure),

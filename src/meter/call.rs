@@ -355,6 +355,10 @@ impl Call {
 
     fn log(&self) {
         let status = self.status.unwrap_or(CLIENT_LEFT);
+        let went_well = status < 400 && self.error_type.is_none();
+        if went_well && self.meter.logged < 1.0 && fastrand::f64() >= self.meter.logged {
+            return;
+        }
         let (provider, model) = self.labels();
         let trace = self.trace.as_ref();
         let record = self.last.as_ref();

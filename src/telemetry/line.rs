@@ -12,7 +12,10 @@ use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
 /// Writes `timestamp`, `level`, `logger`, then every field of the event.
-pub(super) struct JsonLine;
+pub(super) struct JsonLine {
+    /// Whether `file`, `line` and `thread` are written as well.
+    pub(super) with_source: bool,
+}
 
 impl<S, N> FormatEvent<S, N> for JsonLine
 where
@@ -24,6 +27,13 @@ where
         timestamp(&mut writer, SystemTime::now())?;
         for part in [",\"level\":\"", metadata.level().as_str(), "\",\"logger\":\"", metadata.target(), "\""] {
             writer.write_str(part)?;
+        }
+        if self.with_source {
+            let thread = std::thread::current();
+            let (file, line) = (metadata.file().unwrap_or_default(), metadata.line().unwrap_or_default());
+            write!(writer, ",\"file\":\"")?;
+            escape(&mut writer, file)?;
+            write!(writer, "\",\"line\":{line},\"thread\":\"{}\"", thread.name().unwrap_or_default())?;
         }
         let mut fields = Fields { writer: &mut writer, result: Ok(()) };
         event.record(&mut fields);

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Attempt, CLIENT_LEFT, Call, Outcome, UsageRecord};
+use super::{Attempt, CLIENT_LEFT, Call, Facts, Outcome, UsageRecord};
+use crate::metrics::Timed;
 use crate::trace::{AttemptEnd, CallEnd, Peer};
 
 impl Call {
@@ -31,6 +32,14 @@ impl Call {
         let number = self.attempts();
         let Some(trace) = &mut self.trace else { return };
         let stream = attempt.request.stream;
+        if let (true, Some(account)) = (trace.is_sampled(), &self.account) {
+            let (metrics, trace_id) = (&self.meter.metrics, trace.trace_id().to_string());
+            let (provider, model) = (account.provider.as_str(), account.model.as_str());
+            metrics.exemplar(&Timed::Attempt { provider, model }, attempt.sent.elapsed().as_secs_f64(), &trace_id);
+            if let Some(first) = attempt.first_token.filter(|_| self.stream) {
+                metrics.exemplar(&Timed::FirstToken { provider, model }, (first - attempt.sent).as_secs_f64(), &trace_id);
+            }
+        }
         trace.attempt_ended(&AttemptEnd {
             number,
             outcome: record.outcome.label(),
@@ -49,10 +58,15 @@ impl Call {
     pub(super) fn end_trace(&self) {
         let Some(trace) = &self.trace else { return };
         let (provider, model) = self.labels();
+        let Facts { method, endpoint, .. } = self.facts;
+        if trace.is_sampled() {
+            let seconds = self.arrived.elapsed().as_secs_f64();
+            self.meter.metrics.exemplar(&Timed::Call { provider, endpoint, method }, seconds, &trace.trace_id().to_string());
+        }
         trace.ended(&CallEnd {
             request_id: &self.facts.request_id,
-            method: self.facts.method,
-            route: self.facts.endpoint,
+            method,
+            route: endpoint,
             status: self.status.unwrap_or(CLIENT_LEFT),
             error_type: self.error_type,
             is_failure: self.is_failure(),
