@@ -43,8 +43,8 @@ bench-micro:
 # Calls, faults and leavers at random against an optimised gateway: does anything stay behind? Ends by itself.
 soak:
 	$(CARGO) build --release
-	CHOREOAI_BINARY=$(CURDIR)/$${CARGO_TARGET_DIR:-target}/release/choreoai SOAK_MINUTES=$(SOAK_MINUTES) \
-		$(CARGO) test --test tests soak -- --ignored --nocapture
+	ulimit -n $$(ulimit -Hn) && CHOREOAI_BINARY=$(CURDIR)/target/release/choreoai SOAK_MINUTES=$(SOAK_MINUTES) \
+		$(CARGO) test --test tests soak -- --ignored --nocapture --test-threads=1
 
 # The parsers against mutated input.
 fuzz:

@@ -18,6 +18,8 @@ const CALLERS: u64 = 12;
 /// Callers that come at once and leave at once, every `SWARM_EVERY`.
 const SWARM: usize = 400;
 const SWARM_EVERY: Duration = Duration::from_secs(20);
+/// Callers of the crowd that leaves at once.
+const CROWD: usize = 5_000;
 /// How often the configuration changes.
 const RELOAD_EVERY: Duration = Duration::from_secs(7);
 /// How often it is looked at.
@@ -237,4 +239,38 @@ async fn a_long_day_leaves_nothing_behind() {
     println!("attempts: {sent} seen by the providers, {settled} settled");
     checks.iter().for_each(|(check, holds)| println!("{} {check}", if *holds { "ok  " } else { "FAIL" }));
     assert!(checks.iter().all(|(_, holds)| *holds), "the soak found something; {}", soak.seen.summary());
+}
+
+/// A crowd that leaves at once, each with a bill that never came: what does the count of all of them leave in memory?
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes long and many descriptors; run by `make soak`"]
+async fn a_crowd_that_leaves_at_once_leaves_its_memory() {
+    let fakes = vec![FakeProvider::start_forgetful().await, FakeProvider::start_forgetful().await];
+    fakes.iter().for_each(weather::teach_to_wait);
+    let toml = configuration(&fakes, 1).replace("max_concurrent = 201", "max_concurrent = 10000");
+    let toml = toml.replace("max_concurrent = 2000", "max_concurrent = 10000").replace("idle = \"1s\"", "idle = \"60s\"");
+    let gateway = Setup::new(toml.replace("total = \"20s\"", "total = \"120s\"")).env("RUST_LOG", "warn").start().await;
+    let (began, seen) = (Instant::now(), Seen::default());
+    let look = |what: &str| {
+        let look = Look::at(&gateway, began);
+        look.print(what);
+        look
+    };
+    // The vocabulary is loaded for the first bill that is missing.
+    weather::swarm(gateway.address, 1, &seen).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = look("one has left");
+    let mut after = Vec::new();
+    for round in 1..=3 {
+        let streams = weather::open_streams(gateway.address, CROWD).await;
+        look(&format!("{CROWD} streams are open"));
+        weather::leave_all(streams, &seen);
+        gateway.until("the last bill", |scrape| in_flight(scrape) == 0).await;
+        look("all have left");
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        after.push(look(&format!("a quarter of a minute after crowd {round}")).memory_kib);
+    }
+    let (first, last) = (after[0], after[after.len() - 1]);
+    println!("{} KiB before, {after:?} KiB after each crowd of {CROWD}", before.memory_kib);
+    assert!(last < first + first / 10, "each crowd leaves more behind");
 }

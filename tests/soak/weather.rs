@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::client::{Connection, Request};
+use crate::support::client::{Connection, Request, Stream};
 use crate::support::dialect::{openai, request, said, usage};
 use crate::support::provider::{Exchange, FakeProvider, Reply, Step};
 
@@ -189,6 +189,11 @@ async fn one_that_may_not(address: SocketAddr, body: &Value, seen: &Seen) {
 
 /// Many open a stream, and all leave when the last one has its first event.
 pub async fn swarm(address: SocketAddr, size: usize, seen: &Seen) {
+    leave_all(open_streams(address, size).await, seen);
+}
+
+/// Opens this many streams of an answer that tells no usage, and waits for the first event of each.
+pub async fn open_streams(address: SocketAddr, size: usize) -> Vec<Stream> {
     let opening = (0..size).map(|_| {
         tokio::spawn(async move {
             let mut body = request("two/silent", 50);
@@ -203,6 +208,20 @@ pub async fn swarm(address: SocketAddr, size: usize, seen: &Seen) {
     for stream in opening {
         streams.push(stream.await.unwrap());
     }
-    seen.left.fetch_add(size as u64, Ordering::Relaxed);
+    streams
+}
+
+/// All of them leave.
+pub fn leave_all(streams: Vec<Stream>, seen: &Seen) {
+    seen.left.fetch_add(streams.len() as u64, Ordering::Relaxed);
     streams.into_iter().for_each(|stream| stream.connection.reset());
+}
+
+/// Teaches a provider to begin an answer and to wait for the client to leave.
+pub fn teach_to_wait(fake: &FakeProvider) {
+    fake.on("silent", |exchange| {
+        let mut begun = openai().beginning(exchange, &said(10), None);
+        begun.push(Step::Stall);
+        Reply::stream(begun)
+    });
 }
