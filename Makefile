@@ -11,7 +11,7 @@ GATEWAY ?= http://127.0.0.1:8000
 GATEWAY_KEY ?= sk-demo
 PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy bench bench-curves bench-micro soak fuzz needs lint licences monitoring demo-load
+.PHONY: run check test accuracy bench bench-curves bench-micro soak fuzz needs lint licences monitoring monitoring-live demo-load
 
 run:
 	$(CARGO) run --release
@@ -69,6 +69,11 @@ licences:
 # Rules, dashboards and compose files, where this checkout has them.
 monitoring:
 	@if [ -x tests/monitoring/run.sh ]; then tests/monitoring/run.sh; fi
+
+# The alerts an operator counts on, provoked for real: a gateway, Prometheus, Alertmanager and Redis, rules in fast motion; about ten minutes.
+monitoring-live: needs
+	$(CARGO) build
+	tests/monitoring/live.sh
 
 # Drives the demo provider of a running gateway through good and bad weather: panels move, an alert fires within five minutes.
 demo-load:

@@ -108,6 +108,11 @@ def check_whole():
         found.append(f"volumes declared and used differ: {sorted(named ^ set(content['volumes']))}")
     if "${PROM_RETENTION:-30d}" not in FILE.read_text(encoding="utf-8"):
         found.append("retention is not set by PROM_RETENTION")
+    told = content["services"]["api"]["environment"]
+    spoken = {"http://jaeger:4317": "grpc", "http://jaeger:4318": "http/protobuf"}
+    endpoint, protocol = (re.search(r":-([^}]*)", told[f"OTEL_EXPORTER_OTLP_{key}"]).group(1) for key in ("ENDPOINT", "PROTOCOL"))
+    if spoken.get(endpoint) != protocol:
+        found.append(f"spans go to {endpoint} as {protocol}, which nobody speaks there")
     return found
 
 

@@ -39,6 +39,7 @@ listen = "127.0.0.1:{gateway}"
 [rate_limit]
 backend = "redis"
 redis_url = "redis://127.0.0.1:{redis}"
+report_remaining = true
 
 [providers.sunny]
 kind = "openai"
@@ -296,29 +297,35 @@ class Play:
             done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, text=True, timeout=30)
             self.failures += [f"promtool check metrics: {line}" for line in done.stderr.splitlines() if done.returncode]
 
+    def storm(self, title, cause, cure, alerts):
+        """Something goes wrong and is put right: each of (alert, minutes to fire, minutes to resolve, labels) comes and goes."""
+        with self.act(title):
+            mark = self.since()
+            cause()
+            for name, fires, _, labels in alerts:
+                self.expect(name, "firing", mark, fires, **labels)
+            mark = self.since()
+            cure()
+            for name, _, resolves, labels in alerts:
+                self.expect(name, "resolved", mark, resolves, **labels)
+
     def provider_fails(self):
         """One provider is gone: its errors and its breaker are told, all together are too few to page."""
-        with self.act("a provider fails"):
-            mark = self.since()
-            self.on.stop("stormy")
-            self.expect("ProviderHighErrorRate", "firing", mark, 15, provider="stormy")
-            self.expect("CircuitBreakerOpen", "firing", mark, 5, provider="fragile")
-            mark = self.since()
-            self.start_provider("stormy")
-            self.expect("ProviderHighErrorRate", "resolved", mark, 15, provider="stormy")
-            self.expect("CircuitBreakerOpen", "resolved", mark, 10, provider="fragile")
+        alerts = [("ProviderHighErrorRate", 15, 15, {"provider": "stormy"}), ("CircuitBreakerOpen", 5, 10, {"provider": "fragile"})]
+        self.storm("a provider fails", lambda: self.on.stop("stormy"), lambda: self.start_provider("stormy"), alerts)
 
     def everything_fails(self):
         """A fifth of the calls go to the provider that is gone."""
-        with self.act("many calls fail"):
-            mark = self.since()
+
+        def more():
             self.on.stop("stormy")
             self.load.rates["rough"] = 10 * self.few
-            self.expect("HighErrorRate", "firing", mark, 15)
-            mark = self.since()
+
+        def as_before():
             self.start_provider("stormy")
             self.load.rates["rough"] = self.few
-            self.expect("HighErrorRate", "resolved", mark, 15)
+
+        self.storm("many calls fail", more, as_before, [("HighErrorRate", 15, 15, {})])
 
     def provider_freezes(self):
         """A provider that answers after seven seconds: slow, not very slow."""
@@ -337,31 +344,30 @@ class Play:
 
     def redis_freezes(self):
         """The store behind the limits does not answer: it is told, and calls go on."""
-        with self.act("the limit store freezes"):
-            mark = self.since()
+
+        def freeze():
             self.on.signal("redis", signal.SIGSTOP)
-            self.expect("RateLimitBackendDegraded", "firing", mark, 8)
+
+        def thaw():
             status = stage.post(self.url("gateway", "/v1/chat/completions"), chat_body("fair", False), 5, KEY)
             if status != 200:
                 self.failures.append(f"a call while the limit store was frozen ended with {status}")
-            mark = self.since()
             self.on.signal("redis", signal.SIGCONT)
-            self.expect("RateLimitBackendDegraded", "resolved", mark, 8)
+
+        self.storm("the limit store freezes", freeze, thaw, [("RateLimitBackendDegraded", 8, 8, {})])
 
     def gateway_dies(self):
         """The gateway is gone: one message, not twelve."""
-        with self.act("the gateway is down"):
-            mark = self.since()
-            self.on.stop("gateway")
-            self.expect("ServiceDown", "firing", mark, 8)
+
+        def look_and_start():
             active = json.loads(stage.get(self.url("alertmanager", "/api/v2/alerts?inhibited=false&silenced=false")))
             loud = {one["labels"]["alertname"] for one in active if one["labels"].get("job", "choreoai") == "choreoai"}
             print(f"  not silenced: {', '.join(sorted(loud))}")
             if loud - {"ServiceDown", "Watchdog"}:
                 self.failures.append(f"not silenced by ServiceDown: {sorted(loud - {'ServiceDown', 'Watchdog'})}")
-            mark = self.since()
             self.start_gateway()
-            self.expect("ServiceDown", "resolved", mark, 8)
+
+        self.storm("the gateway is down", lambda: self.on.stop("gateway"), look_and_start, [("ServiceDown", 8, 8, {})])
 
     def perform(self):
         """All acts; what failed."""
