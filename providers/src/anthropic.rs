@@ -13,11 +13,11 @@ mod usage;
 pub(crate) mod words;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use answer::MessageStream;
@@ -32,40 +32,22 @@ const VERSION: &str = "2023-06-01";
 pub struct Anthropic;
 
 impl Provider for Anthropic {
-    fn kind(&self) -> &'static str {
-        "anthropic"
-    }
-
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        Some("https://api.anthropic.com".to_owned())
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Header("x-api-key")
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("ANTHROPIC_API_KEY")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        endpoint == Endpoint::Chat
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/v1/models"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "anthropic",
+            base_url: Some("https://api.anthropic.com"),
+            auth: Auth::Header("x-api-key"),
+            key_variable: Some("ANTHROPIC_API_KEY"),
+            has_embeddings: false,
+            health_path: "/v1/models",
+        }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let said = request::say(call, Host::Anthropic)?;
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: "/v1/messages".to_owned(),
-            headers: headers(call.account, &said.betas)?,
-            body: Bytes::from(Value::Object(said.body).to_string()),
-            framing: Framing::Sse,
-            dropped: said.dropped,
-        })
+        let headers = headers(call.account, &said.betas)?;
+        let body = Value::Object(said.body);
+        Ok(UpstreamRequest { headers, ..UpstreamRequest::post("/v1/messages".to_owned(), &body, Framing::Sse, said.dropped) })
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
 use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
 use crate::segment;
@@ -16,29 +16,16 @@ use crate::segment;
 pub(crate) struct Azure;
 
 impl Provider for Azure {
-    fn kind(&self) -> &'static str {
-        "azure"
-    }
-
-    /// Every resource has its own, `https://NAME.openai.azure.com`.
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        None
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Header("api-key")
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("AZURE_OPENAI_API_KEY")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/openai/v1/models"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "azure",
+            // Every resource has its own, `https://NAME.openai.azure.com`.
+            base_url: None,
+            auth: Auth::Header("api-key"),
+            key_variable: Some("AZURE_OPENAI_API_KEY"),
+            has_embeddings: true,
+            health_path: "/openai/v1/models",
+        }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {

@@ -10,10 +10,10 @@ mod request;
 mod words;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::segment::{is_host_label, of_model};
@@ -24,8 +24,15 @@ use answer::ConverseStream;
 pub struct Bedrock;
 
 impl Provider for Bedrock {
-    fn kind(&self) -> &'static str {
-        "bedrock"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "bedrock",
+            base_url: None,
+            auth: Auth::SigV4("bedrock"),
+            key_variable: Some("AWS_ACCESS_KEY_ID"),
+            has_embeddings: false,
+            health_path: "/",
+        }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
@@ -34,29 +41,10 @@ impl Provider for Bedrock {
         Some(format!("https://bedrock-runtime.{region}.{domain}"))
     }
 
-    fn auth(&self) -> Auth {
-        Auth::SigV4("bedrock")
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("AWS_ACCESS_KEY_ID")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        endpoint == Endpoint::Chat
-    }
-
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let (body, dropped) = request::say(call)?;
         let verb = if call.request.stream { "converse-stream" } else { "converse" };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: format!("/model/{}/{verb}", of_model(call.model)?),
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            framing: Framing::AwsEventStream,
-            dropped,
-        })
+        Ok(UpstreamRequest::post(format!("/model/{}/{verb}", of_model(call.model)?), &body, Framing::AwsEventStream, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
+use serde_json::Value;
 
 use crate::event::Event;
 use crate::frames::{Frame, Framing};
@@ -89,6 +90,23 @@ pub enum Auth {
     Google,
 }
 
+/// What is always so of a wire.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// The name users write as `kind`, e.g. `anthropic`.
+    pub kind: &'static str,
+    /// Where it is spoken; `None` when that depends on the account, or the account must name it.
+    pub base_url: Option<&'static str>,
+    /// How the provider's key travels.
+    pub auth: Auth,
+    /// The environment variable that conventionally holds the key.
+    pub key_variable: Option<&'static str>,
+    /// Whether it has embeddings; every wire has chat completions.
+    pub has_embeddings: bool,
+    /// A path that costs nothing to GET.
+    pub health_path: &'static str,
+}
+
 /// What to send: everything but the address, the credentials and the transport.
 #[derive(Clone, Debug)]
 pub struct UpstreamRequest {
@@ -104,6 +122,14 @@ pub struct UpstreamRequest {
     pub framing: Framing,
     /// Request fields that were left out because the wire has no word for them.
     pub dropped: Vec<&'static str>,
+}
+
+impl UpstreamRequest {
+    /// `body` posted to `path`, without headers of the wire.
+    pub(crate) fn post(path: String, body: &Value, framing: Framing, dropped: Vec<&'static str>) -> Self {
+        let body = Bytes::from(body.to_string());
+        Self { method: Method::POST, path, headers: Vec::new(), body, framing, dropped }
+    }
 }
 
 /// A whole answer in OpenAI's grammar.

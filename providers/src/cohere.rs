@@ -6,11 +6,11 @@ mod reply;
 mod request;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Class, Refusal, UpstreamError};
 use crate::failure;
 use crate::frames::Framing;
@@ -20,28 +20,15 @@ use crate::retry::retry_after;
 pub(crate) struct Cohere;
 
 impl Provider for Cohere {
-    fn kind(&self) -> &'static str {
-        "cohere"
-    }
-
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        Some("https://api.cohere.com".to_owned())
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Bearer
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("COHERE_API_KEY")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/v1/models"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "cohere",
+            base_url: Some("https://api.cohere.com"),
+            auth: Auth::Bearer,
+            key_variable: Some("COHERE_API_KEY"),
+            has_embeddings: true,
+            health_path: "/v1/models",
+        }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
@@ -49,14 +36,7 @@ impl Provider for Cohere {
             Endpoint::Chat => ("/v2/chat", request::chat(call, self.kind())?),
             Endpoint::Embeddings => ("/v2/embed", request::embed(call, self.kind())?),
         };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: path.to_owned(),
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            framing: Framing::Sse,
-            dropped,
-        })
+        Ok(UpstreamRequest::post(path.to_owned(), &body, Framing::Sse, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, Unsupported, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::failure;
 use crate::frames::Framing;
@@ -140,31 +140,15 @@ const fn local(base_url: &'static str) -> Row {
 }
 
 impl Provider for Row {
-    fn kind(&self) -> &'static str {
-        self.kind
-    }
-
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        self.base_url.map(str::to_owned)
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Bearer
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        self.key_variable
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        match endpoint {
-            Endpoint::Chat => true,
-            Endpoint::Embeddings => self.has_embeddings,
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: self.kind,
+            base_url: self.base_url,
+            auth: Auth::Bearer,
+            key_variable: self.key_variable,
+            has_embeddings: self.has_embeddings,
+            health_path: "/models",
         }
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/models"
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {

@@ -127,6 +127,11 @@ impl UpstreamError {
         }
     }
 
+    /// An answer that is not what the provider's interface promises.
+    pub(crate) fn unreadable(fault: &serde_json::Error) -> Self {
+        Self::new(Class::Server, format!("the provider's answer cannot be read: {fault}"))
+    }
+
     /// An error of this class that came with `status`; the client gets that status where it means the class.
     #[must_use]
     pub fn at(status: Option<StatusCode>, class: Class, message: impl Into<String>) -> Self {

@@ -11,9 +11,9 @@ pub(crate) mod reply;
 pub(crate) mod request;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::segment;
@@ -27,28 +27,15 @@ const API_VERSION: &str = "v1beta";
 pub(crate) struct Gemini;
 
 impl Provider for Gemini {
-    fn kind(&self) -> &'static str {
-        "gemini"
-    }
-
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        Some("https://generativelanguage.googleapis.com".to_owned())
-    }
-
-    fn auth(&self) -> Auth {
-        Auth::Header("x-goog-api-key")
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("GEMINI_API_KEY")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/v1beta/models"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "gemini",
+            base_url: Some("https://generativelanguage.googleapis.com"),
+            auth: Auth::Header("x-goog-api-key"),
+            key_variable: Some("GEMINI_API_KEY"),
+            has_embeddings: true,
+            health_path: "/v1beta/models",
+        }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
@@ -58,14 +45,7 @@ impl Provider for Gemini {
             Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),
             Endpoint::Embeddings => ("batchEmbedContents", embeddings::batch(call, self.kind())?),
         };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: format!("/{version}/models/{model}:{action}"),
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            framing: Framing::Sse,
-            dropped,
-        })
+        Ok(UpstreamRequest::post(format!("/{version}/models/{model}:{action}"), &body, Framing::Sse, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

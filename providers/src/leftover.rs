@@ -33,7 +33,7 @@ pub(crate) fn leave_out(unsaid: &mut Unsaid, chat: &Chat, said: &[&str]) -> Resu
 }
 
 /// The fields, whether each asks for anything but the usual, and its weight.
-fn fields(chat: &Chat) -> [(&'static str, bool, Weight); 22] {
+fn fields(chat: &Chat) -> [(&'static str, bool, Weight); 23] {
     let penalty = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
     let bias = chat.logit_bias.as_ref().and_then(Value::as_object).is_some_and(|bias| !bias.is_empty());
     let tools = chat.tools.as_ref().is_some_and(|tools| !tools.is_empty());
@@ -41,7 +41,9 @@ fn fields(chat: &Chat) -> [(&'static str, bool, Weight); 22] {
     let beyond_text = chat.modalities.as_ref().is_some_and(|list| list.iter().any(|modality| modality != "text"));
     let tier = chat.service_tier.as_deref().is_some_and(|tier| !matches!(tier, "auto" | "default"));
     let stops = chat.stop.as_ref().is_some_and(|stop| !stop.strings().is_empty());
+    let names = chat.messages.iter().any(|message| message.role != "tool" && message.name.is_some());
     [
+        ("messages.name", names, Weight::Hint),
         ("temperature", chat.temperature.is_some(), Weight::Hint),
         ("top_p", chat.top_p.is_some(), Weight::Hint),
         ("seed", chat.seed.is_some(), Weight::Hint),

@@ -34,7 +34,7 @@ mod unsaid;
 mod usage;
 mod vertex;
 
-pub use call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, Unsupported, UpstreamRequest};
+pub use call::{Account, Answer, Auth, Call, Endpoint, Facts, StreamTranslator, Unsupported, UpstreamRequest};
 pub use conventions::semantic_name;
 pub use error::{Class, Refusal, UpstreamError};
 pub use event::{Event, Kind};
@@ -46,26 +46,42 @@ use http::{HeaderMap, StatusCode};
 
 /// One wire: how to say a call in it and how to read what comes back. Every method is pure.
 pub trait Provider: Send + Sync + 'static {
+    /// What is always so of it.
+    fn facts(&self) -> Facts;
+
     /// The name users write as `kind`, e.g. `anthropic`.
-    fn kind(&self) -> &'static str;
+    fn kind(&self) -> &'static str {
+        self.facts().kind
+    }
 
     /// Where this wire is spoken unless the configuration says otherwise; `None` when an account
     /// must name its own address. Without a trailing slash.
-    fn base_url(&self, account: &Account) -> Option<String>;
+    fn base_url(&self, _account: &Account) -> Option<String> {
+        self.facts().base_url.map(str::to_owned)
+    }
 
     /// How the provider's key travels. The gateway attaches it; adapters never see a secret.
-    fn auth(&self) -> Auth;
+    fn auth(&self) -> Auth {
+        self.facts().auth
+    }
 
     /// The environment variable that conventionally holds the key; its presence turns the provider on.
-    fn key_variable(&self) -> Option<&'static str>;
+    fn key_variable(&self) -> Option<&'static str> {
+        self.facts().key_variable
+    }
 
     /// Whether calls to this endpoint can be translated.
-    fn serves(&self, endpoint: Endpoint) -> bool;
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        match endpoint {
+            Endpoint::Chat => true,
+            Endpoint::Embeddings => self.facts().has_embeddings,
+        }
+    }
 
     /// A path below the base URL that costs nothing to GET, to see whether the provider is there: any
     /// answer but a server error says that it is.
     fn health_path(&self) -> &'static str {
-        "/"
+        self.facts().health_path
     }
 
     /// The client's call in this wire.

@@ -6,11 +6,11 @@ mod reply;
 mod request;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Class, Refusal, UpstreamError};
 use crate::failure;
 use crate::frames::Framing;
@@ -20,29 +20,16 @@ use crate::retry::retry_after;
 pub(crate) struct Ollama;
 
 impl Provider for Ollama {
-    fn kind(&self) -> &'static str {
-        "ollama"
-    }
-
-    fn base_url(&self, _account: &Account) -> Option<String> {
-        Some("http://localhost:11434".to_owned())
-    }
-
-    /// Ollama's cloud wants a key; one's own machine has none.
-    fn auth(&self) -> Auth {
-        Auth::Bearer
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        Some("OLLAMA_API_KEY")
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
-    }
-
-    fn health_path(&self) -> &'static str {
-        "/api/tags"
+    fn facts(&self) -> Facts {
+        Facts {
+            kind: "ollama",
+            base_url: Some("http://localhost:11434"),
+            // Ollama's cloud wants a key; one's own machine has none.
+            auth: Auth::Bearer,
+            key_variable: Some("OLLAMA_API_KEY"),
+            has_embeddings: true,
+            health_path: "/api/tags",
+        }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
@@ -50,14 +37,7 @@ impl Provider for Ollama {
             Endpoint::Chat => ("/api/chat", request::chat(call, self.kind())?),
             Endpoint::Embeddings => ("/api/embed", request::embed(call, self.kind())?),
         };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: path.to_owned(),
-            headers: Vec::new(),
-            body: Bytes::from(body.to_string()),
-            framing: Framing::JsonLines,
-            dropped,
-        })
+        Ok(UpstreamRequest::post(path.to_owned(), &body, Framing::JsonLines, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

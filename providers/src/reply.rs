@@ -42,6 +42,13 @@ pub enum Piece {
     Finish(&'static str),
 }
 
+/// The piece made of `text`, unless there is none.
+pub(crate) fn say_text(text: Option<String>, piece: impl FnOnce(String) -> Piece, say: &mut dyn FnMut(Piece)) {
+    if let Some(text) = text.filter(|text| !text.is_empty()) {
+        say(piece(text));
+    }
+}
+
 /// Writes a streamed answer.
 #[derive(Debug)]
 pub struct ChunkWriter {

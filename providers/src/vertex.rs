@@ -6,12 +6,12 @@
 mod predict;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde_json::Value;
 
 use crate::Provider;
 use crate::anthropic::{self, answer::MessageStream, request::Host};
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
@@ -63,8 +63,8 @@ impl<'a> Model<'a> {
 }
 
 impl Provider for Vertex {
-    fn kind(&self) -> &'static str {
-        "vertex"
+    fn facts(&self) -> Facts {
+        Facts { kind: "vertex", base_url: None, auth: Auth::Google, key_variable: None, has_embeddings: true, health_path: "/" }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
@@ -74,27 +74,15 @@ impl Provider for Vertex {
         }
     }
 
-    fn auth(&self) -> Auth {
-        Auth::Google
-    }
-
-    fn key_variable(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings)
-    }
-
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         match (Model::named(call.model), call.endpoint) {
             (Model::Gemini(name), Endpoint::Chat) => {
                 let (body, dropped) = request::body(call, self.kind())?;
-                Ok(post(gemini_path(call, name, request::action(call))?, Bytes::from(body.to_string()), dropped))
+                Ok(UpstreamRequest::post(gemini_path(call, name, request::action(call))?, &body, Framing::Sse, dropped))
             }
             (Model::Gemini(name), Endpoint::Embeddings) => {
                 let (body, dropped) = predict::request(call, self.kind())?;
-                Ok(post(gemini_path(call, name, "predict")?, Bytes::from(body.to_string()), dropped))
+                Ok(UpstreamRequest::post(gemini_path(call, name, "predict")?, &body, Framing::Sse, dropped))
             }
             (Model::Claude(name), Endpoint::Chat) => claude(call, name),
             (Model::Mistral(name), Endpoint::Chat) => mistral(call, name),
@@ -130,10 +118,6 @@ impl Provider for Vertex {
     }
 }
 
-fn post(path: String, body: Bytes, dropped: Vec<&'static str>) -> UpstreamRequest {
-    UpstreamRequest { method: Method::POST, path, headers: Vec::new(), body, framing: Framing::Sse, dropped }
-}
-
 /// The project and location under which everything stands.
 fn place(call: &Call<'_>, version: &str) -> Result<String, Refusal> {
     let account = call.account;
@@ -167,9 +151,10 @@ fn raw_path(call: &Call<'_>, publisher: &str, name: &str) -> Result<String, Refu
 /// <https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/claude>
 fn claude(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
     let said = anthropic::request::say(&Call { model: name, ..*call }, Host::Vertex)?;
-    let body = Bytes::from(Value::Object(said.body).to_string());
+    let body = Value::Object(said.body);
     let headers = anthropic::beta_header(&said.betas).into_iter().collect();
-    Ok(UpstreamRequest { headers, ..post(raw_path(call, "anthropic", name)?, body, said.dropped) })
+    let path = raw_path(call, "anthropic", name)?;
+    Ok(UpstreamRequest { headers, ..UpstreamRequest::post(path, &body, Framing::Sse, said.dropped) })
 }
 
 /// <https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/mistral>. The version that may

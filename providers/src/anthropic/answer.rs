@@ -13,7 +13,7 @@ use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::Frame;
-use crate::reply::{AnswerWriter, ChunkWriter, Piece};
+use crate::reply::{AnswerWriter, ChunkWriter, Piece, say_text};
 
 /// A message, whole or as it stands when its stream begins.
 #[derive(Debug, Default, Deserialize)]
@@ -196,20 +196,12 @@ impl Reader {
     }
 }
 
-/// The piece made of `text`, unless there is none.
-fn say_text(text: Option<String>, piece: impl FnOnce(String) -> Piece, say: &mut dyn FnMut(Piece)) {
-    if let Some(text) = text.filter(|text| !text.is_empty()) {
-        say(piece(text));
-    }
-}
-
 /// A whole answer.
 ///
 /// # Errors
 /// An [`UpstreamError`] when the body is an error or no message.
 pub(crate) fn whole(call: &Call<'_>, body: &Bytes) -> Result<Answer, UpstreamError> {
-    let message: Message = serde_json::from_slice(body)
-        .map_err(|fault| UpstreamError::new(Class::Server, format!("the provider's answer cannot be read: {fault}")))?;
+    let message: Message = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     if let Some(given) = message.error {
         return Err(error::inside(given));
     }

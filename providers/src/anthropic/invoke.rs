@@ -3,13 +3,13 @@
 //! It must not know how a request is signed.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::answer::{self, MessageStream};
 use super::request::{self, Host};
-use crate::call::{Account, Answer, Auth, Call, Endpoint, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Call, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::{Frame, Framing};
@@ -22,25 +22,13 @@ use crate::{Provider, base64, bedrock};
 pub struct ClaudeOnBedrock;
 
 impl Provider for ClaudeOnBedrock {
-    fn kind(&self) -> &'static str {
-        "bedrock-anthropic"
+    /// The key of `bedrock` turns on that kind; this one is configured by name.
+    fn facts(&self) -> Facts {
+        Facts { kind: "bedrock-anthropic", key_variable: None, ..bedrock::Bedrock.facts() }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
         bedrock::Bedrock.base_url(account)
-    }
-
-    fn auth(&self) -> Auth {
-        bedrock::Bedrock.auth()
-    }
-
-    /// The key of `bedrock` turns on that kind; this one is configured by name.
-    fn key_variable(&self) -> Option<&'static str> {
-        None
-    }
-
-    fn serves(&self, endpoint: Endpoint) -> bool {
-        endpoint == Endpoint::Chat
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
@@ -49,14 +37,12 @@ impl Provider for ClaudeOnBedrock {
             said.body.insert("anthropic_beta".to_owned(), said.betas.into());
         }
         let verb = if call.request.stream { "invoke-with-response-stream" } else { "invoke" };
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: format!("/model/{}/{verb}", of_model(call.model)?),
-            headers: Vec::new(),
-            body: Bytes::from(Value::Object(said.body).to_string()),
-            framing: Framing::AwsEventStream,
-            dropped: said.dropped,
-        })
+        Ok(UpstreamRequest::post(
+            format!("/model/{}/{verb}", of_model(call.model)?),
+            &Value::Object(said.body),
+            Framing::AwsEventStream,
+            said.dropped,
+        ))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {

@@ -10,6 +10,7 @@ use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Stop, Tool, ToolChoice};
 use crate::conversation;
 use crate::error::Refusal;
+use crate::leftover;
 use crate::unsaid::Unsaid;
 
 /// The tool an older model is made to call when the answer must follow a schema; the answer's
@@ -50,6 +51,23 @@ pub(crate) struct Said {
     pub(crate) dropped: Vec<&'static str>,
 }
 
+/// Fields of OpenAI's that this body can say, or that are looked at where they are said.
+const SAID: [&str; 13] = [
+    "temperature",
+    "top_p",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "user",
+    "safety_identifier",
+    "service_tier",
+    "metadata",
+    "max_tokens",
+    "stop",
+    "response_format",
+    "tools",
+    "tool_choice",
+];
+
 /// Anthropic's own fields that clients add to OpenAI's request, passed on as they are.
 const NATIVE: [&str; 10] = [
     "thinking",
@@ -72,7 +90,7 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     let chat = Chat::parse(call.request)?;
     let model = Model::named(call.model);
     let mut unsaid = Unsaid::new("anthropic", call.account.unsupported);
-    leave_out(&chat, &mut unsaid)?;
+    leftover::leave_out(&mut unsaid, &chat, &[&SAID[..], &NATIVE, &[BETAS]].concat())?;
     let mut blocks = Blocks::new(host);
     let mut conversation = conversation::say(&chat, &mut blocks)?;
     let mut body = Map::new();
@@ -117,21 +135,6 @@ fn asked_betas(chat: &Chat) -> Result<Vec<String>, Refusal> {
     let names = given.as_array().map(|names| names.iter().map(|name| name.as_str().filter(is_name).map(str::to_owned)).collect());
     let names: Option<Option<Vec<String>>> = names;
     names.flatten().ok_or_else(|| Refusal::field(BETAS, "invalid_value", "`anthropic_beta` must be an array of names of betas"))
-}
-
-fn leave_out(chat: &Chat, unsaid: &mut Unsaid) -> Result<(), Refusal> {
-    unsaid.meaning("n", chat.n.is_some_and(|n| n > 1))?;
-    unsaid.meaning("logprobs", chat.logprobs == Some(true))?;
-    unsaid.meaning("top_logprobs", chat.top_logprobs.is_some_and(|count| count > 0))?;
-    unsaid.meaning("audio", chat.audio.is_some())?;
-    unsaid.meaning("modalities", chat.modalities.iter().flatten().any(|name| name != "text"))?;
-    unsaid.hint("seed", chat.seed.is_some())?;
-    unsaid.hint("logit_bias", chat.logit_bias.as_ref().is_some_and(|biases| biases != &json!({})))?;
-    unsaid.hint("presence_penalty", chat.presence_penalty.is_some_and(|penalty| penalty != 0.0))?;
-    unsaid.hint("frequency_penalty", chat.frequency_penalty.is_some_and(|penalty| penalty != 0.0))?;
-    unsaid.hint("verbosity", chat.verbosity.is_some())?;
-    unsaid.hint("messages.name", chat.messages.iter().any(|message| message.role != "tool" && message.name.is_some()))?;
-    unsaid.others(chat, &[&NATIVE[..], &[BETAS]].concat())
 }
 
 fn tools(chat: &Chat, model: Model, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {

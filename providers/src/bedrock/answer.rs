@@ -11,7 +11,7 @@ use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::Frame;
-use crate::reply::{AnswerWriter, ChunkWriter, Piece};
+use crate::reply::{AnswerWriter, ChunkWriter, Piece, say_text};
 use crate::usage::{Tier, Usage};
 
 /// A whole answer.
@@ -286,20 +286,12 @@ impl Reader {
     }
 }
 
-/// The piece made of `text`, unless there is none.
-fn say_text(text: Option<String>, piece: impl FnOnce(String) -> Piece, say: &mut dyn FnMut(Piece)) {
-    if let Some(text) = text.filter(|text| !text.is_empty()) {
-        say(piece(text));
-    }
-}
-
 /// A whole answer.
 ///
 /// # Errors
 /// An [`UpstreamError`] when the body is no answer of Converse.
 pub(super) fn whole(call: &Call<'_>, body: &Bytes) -> Result<Answer, UpstreamError> {
-    let answer: Converse = serde_json::from_slice(body)
-        .map_err(|fault| UpstreamError::new(Class::Server, format!("the provider's answer cannot be read: {fault}")))?;
+    let answer: Converse = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let Some(message) = answer.output.and_then(|output| output.message) else {
         return Err(UpstreamError::new(Class::Server, "the provider's answer holds no message"));
     };

@@ -11,7 +11,23 @@ use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Tool, ToolChoice};
 use crate::conversation::{self, Conversation};
 use crate::error::Refusal;
+use crate::leftover;
 use crate::unsaid::Unsaid;
+
+/// Fields of OpenAI's that this body can say, or that are looked at where they are said.
+const SAID: [&str; 11] = [
+    "temperature",
+    "top_p",
+    "parallel_tool_calls",
+    "reasoning_effort",
+    "service_tier",
+    "metadata",
+    "max_tokens",
+    "stop",
+    "response_format",
+    "tools",
+    "tool_choice",
+];
 
 /// Converse's own fields that clients add to OpenAI's request, passed on as they are.
 const NATIVE: [&str; 6] = [
@@ -67,22 +83,8 @@ struct Draft<'a> {
 
 impl Draft<'_> {
     fn leave_out(&mut self) -> Result<(), Refusal> {
-        let (chat, unsaid) = (self.chat, &mut self.unsaid);
-        unsaid.meaning("n", chat.n.is_some_and(|n| n > 1))?;
-        unsaid.meaning("logprobs", chat.logprobs == Some(true))?;
-        unsaid.meaning("top_logprobs", chat.top_logprobs.is_some_and(|count| count > 0))?;
-        unsaid.meaning("audio", chat.audio.is_some())?;
-        unsaid.meaning("modalities", chat.modalities.iter().flatten().any(|name| name != "text"))?;
-        unsaid.hint("seed", chat.seed.is_some())?;
-        unsaid.hint("logit_bias", chat.logit_bias.as_ref().is_some_and(|biases| biases != &json!({})))?;
-        unsaid.hint("presence_penalty", chat.presence_penalty.is_some_and(|penalty| penalty != 0.0))?;
-        unsaid.hint("frequency_penalty", chat.frequency_penalty.is_some_and(|penalty| penalty != 0.0))?;
-        unsaid.hint("verbosity", chat.verbosity.is_some())?;
-        unsaid.hint("user", chat.user.is_some())?;
-        unsaid.hint("safety_identifier", chat.safety_identifier.is_some())?;
-        unsaid.hint("messages.name", chat.messages.iter().any(|message| message.role != "tool" && message.name.is_some()))?;
         let claude: &[&str] = if self.family.is_claude() { &CLAUDE } else { &[] };
-        unsaid.others(chat, &[&NATIVE, claude].concat())
+        leftover::leave_out(&mut self.unsaid, self.chat, &[&SAID[..], &NATIVE, claude].concat())
     }
 
     fn native(&mut self) {

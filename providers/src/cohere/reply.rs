@@ -146,13 +146,9 @@ fn failed(class: Class, reason: &str, words: Option<&str>) -> UpstreamError {
     UpstreamError::new(class, words.map_or_else(|| format!("the model's answer ended with {reason}"), str::to_owned))
 }
 
-fn unreadable(fault: &serde_json::Error) -> UpstreamError {
-    UpstreamError::new(Class::Server, format!("the provider's answer cannot be read: {fault}"))
-}
-
 /// A whole answer.
 pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let whole: Whole = serde_json::from_slice(body).map_err(|fault| unreadable(&fault))?;
+    let whole: Whole = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let reason = whole.finish_reason.as_deref().unwrap_or_default();
     let finish = finish(reason).map_err(|class| failed(class, reason, None))?;
     let mut writer = AnswerWriter::new(call);
@@ -302,7 +298,7 @@ struct Meta {
 
 /// The vectors of `/v2/embed`.
 pub(super) fn embedded(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| unreadable(&fault))?;
+    let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let counted = embedded.meta.billed_units.input_tokens;
     let usage = counted.map(|input| Usage { input: input as u64, ..Usage::default() });
     Writer::new(call).answer(&embedded.embeddings.float, usage)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::{bare_name, error};
+use super::bare_name;
 use crate::call::{Answer, Call};
 use crate::embeddings::{Embeddings, Writer};
 use crate::error::{Refusal, UpstreamError};
@@ -55,7 +55,7 @@ pub(crate) fn batch(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&
 
 /// The vectors; usage only where Google counts it.
 pub(crate) fn batch_answer(writer: &Writer, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let batch: Batch = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
+    let batch: Batch = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let vectors: Vec<Box<RawValue>> =
         batch.embeddings.into_iter().chain(batch.embedding).map(|embedding| embedding.values).collect();
     let counted = batch.usage_metadata.and_then(|counts| counts.prompt_token_count);

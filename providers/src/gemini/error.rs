@@ -44,11 +44,6 @@ pub(crate) fn in_array(body: &[u8]) -> Option<UpstreamError> {
     Some(in_band(value.get("error")?))
 }
 
-/// An answer that is not what the API promises.
-pub(crate) fn unreadable(fault: &serde_json::Error) -> UpstreamError {
-    UpstreamError::new(Class::Server, format!("the provider's answer cannot be read: {fault}"))
-}
-
 /// The first element of an array; streams without `alt=sse` and the compatible endpoint wrap errors so.
 fn unwrapped(value: Value) -> Value {
     match value {

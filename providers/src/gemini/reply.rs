@@ -351,7 +351,7 @@ fn logprob(token: &Token) -> Value {
 pub(crate) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
     let is_array = body.trim_ascii_start().starts_with(b"[");
     let read = if is_array { serde_json::from_slice(body) } else { serde_json::from_slice(body).map(|one| vec![one]) };
-    let responses: Vec<Response> = read.map_err(|fault| error::unreadable(&fault))?;
+    let responses: Vec<Response> = read.map_err(|fault| UpstreamError::unreadable(&fault))?;
     let mut reader = Reader::default();
     let mut writer = AnswerWriter::new(call);
     let mut usage = None;

@@ -105,7 +105,7 @@ fn arguments(arguments: Option<Value>) -> String {
 
 /// A whole answer.
 pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let line: Line = serde_json::from_slice(body).map_err(|fault| unreadable(&fault))?;
+    let line: Line = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     if let Some(error) = &line.error {
         return Err(told(error, None));
     }
@@ -117,10 +117,6 @@ pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     let usage = line.usage();
     Reader::default().read(line, &mut |piece| writer.piece(0, piece));
     Ok(writer.finish(usage))
-}
-
-fn unreadable(fault: &serde_json::Error) -> UpstreamError {
-    UpstreamError::new(Class::Server, format!("the provider's answer cannot be read: {fault}"))
 }
 
 /// A streamed answer.
@@ -178,7 +174,7 @@ struct Embedded {
 
 /// The vectors of `/api/embed`.
 pub(super) fn embedded(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| unreadable(&fault))?;
+    let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     if let Some(error) = &embedded.error {
         return Err(told(error, None));
     }

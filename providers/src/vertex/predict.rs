@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use crate::call::{Answer, Call};
 use crate::embeddings::{Embeddings, Writer};
 use crate::error::{Refusal, UpstreamError};
-use crate::gemini::error;
 use crate::unsaid::Unsaid;
 use crate::usage::Usage;
 
@@ -60,7 +59,7 @@ struct Statistics {
 
 /// The vectors of an answer.
 pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
-    let predicted: Predicted = serde_json::from_slice(body).map_err(|fault| error::unreadable(&fault))?;
+    let predicted: Predicted = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let counts = predicted.predictions.iter().map(|one| one.embeddings.statistics.token_count.map(|count| count as u64));
     let counted: Option<u64> = counts.sum();
     let vectors: Vec<Box<RawValue>> = predicted.predictions.into_iter().map(|one| one.embeddings.values).collect();
