@@ -3,7 +3,7 @@
 //! It must not know traces.
 
 /// The kinds that are called otherwise there.
-const NAMES: [(&str, &str); 9] = [
+const NAMES: [(&str, &str); 8] = [
     ("azure", "azure.ai.openai"),
     ("bedrock", "aws.bedrock"),
     ("bedrock-anthropic", "aws.bedrock"),
@@ -11,7 +11,6 @@ const NAMES: [(&str, &str); 9] = [
     ("mistral", "mistral_ai"),
     ("moonshot", "moonshot_ai"),
     ("vertex", "gcp.vertex_ai"),
-    ("vertex-anthropic", "gcp.vertex_ai"),
     ("xai", "x_ai"),
 ];
 
