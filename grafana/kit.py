@@ -11,7 +11,7 @@ M = P + ',model=~"$model"'
 # Failures that are ours or a provider's; the rest is the caller's own doing.
 OURS = (
     'error_type!~"invalid_request|unauthorized|forbidden|not_found|'
-    'rate_limited|budget_exceeded|blocked|client_disconnect"'
+    'rate_limited|budget_exceeded|blocked|client_disconnect|deadline_exceeded"'
 )
 
 PROMETHEUS = {"type": "prometheus", "uid": "${datasource}"}

@@ -12,6 +12,9 @@ use serde_json::json;
 /// Who refused a call for being too fast; the gateway's own limits, or the provider's.
 pub const LIMITED_BY: HeaderName = HeaderName::from_static("x-choreoai-limited-by");
 
+/// What a client is told whose own deadline came.
+pub const TOO_LATE: &str = "there was no answer within the time that the client gave";
+
 /// What kind of thing went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {

@@ -56,6 +56,8 @@ pub enum End {
     Unreadable(BadFrame),
     /// Nothing came in time.
     TimedOut,
+    /// The client's own deadline came first.
+    Overdue,
     /// The gateway stops.
     Stopped,
 }
@@ -70,6 +72,7 @@ impl End {
                 Some(Error::new(error::Kind::UpstreamStream, "the provider ended the stream before it was complete"))
             }
             Self::TimedOut => Some(Error::new(error::Kind::UpstreamTimeout, "the provider sent nothing more in time")),
+            Self::Overdue => Some(Error::new(error::Kind::DeadlineExceeded, error::TOO_LATE)),
             Self::Failed(error) => Some(Error::from(error.clone())),
             Self::Unreadable(fault) => {
                 Some(Error::new(error::Kind::UpstreamStream, format!("the provider's stream cannot be read: {fault}")))
@@ -86,8 +89,17 @@ pub struct Limits {
     pub idle: Duration,
     /// When the attempt must be over.
     pub deadline: Instant,
+    /// Whether that is the client's wish.
+    pub is_clients: bool,
     /// How long to read on for a client that left; `None` is only what has already arrived.
     pub drain: Option<Duration>,
+}
+
+impl Limits {
+    /// How a stream ends for which there is no more time.
+    fn end(&self, now: Instant) -> End {
+        if self.is_clients && now >= self.deadline { End::Overdue } else { End::TimedOut }
+    }
 }
 
 /// One streamed answer on its way. Dropping it settles it: the client left, or the gateway does.
@@ -227,6 +239,10 @@ impl<S: Source, W: Watch> Flow<S, W> {
     fn take_in(&mut self, chunk: Bytes) {
         self.state.heard_at = Instant::now();
         self.state.out.reserve(chunk.len() + 64);
+        // A provider that never pauses does not let the timer ring.
+        if self.state.heard_at >= self.limits.deadline {
+            return self.finish(self.limits.end(self.state.heard_at));
+        }
         self.decoder.push(chunk);
         loop {
             match self.decoder.next_frame() {
@@ -283,7 +299,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
         let now = Instant::now();
         let silent_until = self.state.heard_at + self.limits.idle;
         if now >= silent_until || now >= self.limits.deadline {
-            return self.finish(End::TimedOut);
+            return self.finish(self.limits.end(now));
         }
         if self.state.has_content && now >= self.state.told_at + KEEP_ALIVE {
             self.state.out.extend_from_slice(COMMENT);

@@ -56,6 +56,8 @@ fn a_provider_is_its_kind_unless_it_says_more() {
     let (retry, breaker) = (openai.retry, openai.breaker);
     assert_eq!((retry.attempts, retry.base, retry.max), (3, Duration::from_millis(250), Duration::from_secs(8)));
     assert_eq!((breaker.failures, breaker.window.as_secs(), breaker.open.as_secs()), (5, 30, 15));
+    assert_eq!((retry.budget, retry.min_per_second, breaker.slow_first_token), (0.1, 1.0, None));
+    assert_eq!(openai.key_cooldown, Duration::from_secs(60));
 }
 
 /// Every mistake, and the words with which it is told, the line first.
@@ -90,6 +92,26 @@ const MISTAKES: &[(&str, &[&str])] = &[
         "[providers.openai]\n[models.\"a.b\"]\ntargets = [ { target = \"openai/x\" } ]\nbalance = \"x\"\n",
         &["line 4: models.\"a.b\".balance: ", "\"weighted\", \"least_busy\", \"latency\", \"cost\""],
     ),
+    (
+        "[providers.openai]\n[models.m]\ntargets = [ { target = \"openai/x\" } ]\nfallback_on = [\"timeout\", \"5xx\"]\n",
+        &["line 4: models.\"m\".fallback_on: \"5xx\" is not one of \"server_error\", \"timeout\", \"rate_limit\""],
+    ),
+    (
+        "[providers.openai]\n[models.m]\ntargets = [ { target = \"openai/x\" } ]\nhedge = { percentile = 12 }\n",
+        &["line 4: models.\"m\".hedge.percentile: 12 is not within 50 and 99.9"],
+    ),
+    (
+        "[providers.openai]\n[models.m]\ntargets = [ { target = \"openai/x\" } ]\ntimeouts = { connect = \"1s\" }\n",
+        &["line 4: ", "`connect`", "`first_byte`, `idle`, `total`"],
+    ),
+    ("[providers.openai]\nretry = { budget = 20 }\n", &["line 2: providers.openai.retry.budget: 20 is not within 0 and 1"]),
+    ("[providers.openai]\nretry = { budget = \"20%\" }\n", &["line 2: ", "expected a number"]),
+    (
+        "[providers.openai]\napi_key = \"hidden-1\"\napi_keys = [\"hidden-2\"]\n",
+        &["line 3: providers.openai.api_keys: give either api_key or api_keys"],
+    ),
+    ("[providers.openai]\napi_keys = []\n", &["line 2: providers.openai.api_keys: a list of keys, none of them empty"]),
+    ("[providers.openai]\napi_keys = [\"hidden-1\", \"hidden-1\"]\n", &["line 2: ", "a key is in it twice"]),
     ("[providers.mine]\nkind = \"opanai\"\n", &["line 2: providers.mine.kind: ", "\"opanai\"", "did you mean \"openai\"?"]),
     ("[providers.mine]\n", &["line 1: providers.mine.kind: there is no kind \"mine\"", "\"openai-compatible\""]),
     ("[providers.mine]\nkind = \"openai-compatible\"\n", &["line 1: providers.mine.base_url: missing", "no address of its own"]),

@@ -323,6 +323,7 @@ impl Call {
     /// Whether the call failed by no fault of the client: with a status that says so, or in the middle of its answer.
     fn is_failure(&self) -> bool {
         match (self.status.unwrap_or(CLIENT_LEFT), self.error_type) {
+            (_, Some("deadline_exceeded")) => false,
             (500.., _) => true,
             (200..=299, Some(error_type)) => {
                 matches!(error_type, "upstream_stream_error" | "upstream_timeout" | "upstream_error")

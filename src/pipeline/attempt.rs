@@ -85,6 +85,8 @@ pub(super) struct Times {
     idle: Duration,
     /// When it must be over: the attempt's own total, or the client's deadline.
     pub(super) deadline: Instant,
+    /// Whether that is the client's.
+    is_clients: bool,
 }
 
 impl Times {
@@ -92,7 +94,7 @@ impl Times {
         let timeouts = ask.plan.timeouts.or(lane.provider.config.timeouts);
         let total = Instant::now() + timeouts.total;
         let deadline = ask.deadline.map_or(total, |deadline| deadline.min(total));
-        Self { first_byte: timeouts.first_byte, idle: timeouts.idle, deadline }
+        Self { first_byte: timeouts.first_byte, idle: timeouts.idle, deadline, is_clients: deadline < total }
     }
 }
 
@@ -274,10 +276,11 @@ async fn stream(
     let lane = Arc::clone(&under_way.lane);
     let config = &lane.provider.config;
     let drain = (config.on_disconnect == OnDisconnect::Drain).then_some(config.drain_timeout);
-    let limits = Limits { idle: under_way.times.idle, deadline: under_way.times.deadline, drain };
+    let Times { idle, deadline, is_clients, .. } = under_way.times;
+    let limits = Limits { idle, deadline, is_clients, drain };
     let about = About { cost: None, ..About::of(&lane, &call, under_way.dropped.clone()) };
     let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
-    let watch = Watched { call, under_way, clients: ask.deadline, metrics: Arc::clone(&house.metrics) };
+    let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
     let began = Instant::now();
     let parts = Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) };
     match Pump::begin(parts).await {
@@ -290,7 +293,7 @@ async fn stream(
         }
         Err((watched, end)) => {
             let Watched { call, under_way, .. } = watched;
-            Err(verdict::ended(house, ask, &under_way, call, end))
+            Err(verdict::ended(house, &under_way, call, end))
         }
     }
 }
@@ -305,8 +308,6 @@ impl Source for upstream::Answer {
 pub(super) struct Watched {
     pub(super) call: Call,
     under_way: UnderWay,
-    /// The client's own deadline.
-    clients: Option<Instant>,
     metrics: Arc<Metrics>,
 }
 
@@ -334,14 +335,13 @@ impl Watch for Watched {
             End::Complete => Outcome::Completed,
             End::Truncated | End::Unreadable(_) => Outcome::UpstreamTruncated,
             End::Failed(_) => Outcome::UpstreamError,
-            End::TimedOut => Outcome::Timeout,
+            End::TimedOut | End::Overdue => Outcome::Timeout,
             End::Stopped => Outcome::GatewayShutdown,
         };
         self.call.settle(outcome);
         if let Some(error) = end.error().filter(|_| self.call.has_begun()) {
             self.call.broke(error.label());
-            let is_clients = matches!(end, End::TimedOut) && self.clients.is_some_and(|deadline| Instant::now() >= deadline);
-            if !matches!(end, End::Stopped) && !is_clients {
+            if !matches!(end, End::Stopped | End::Overdue) {
                 verdict::unwell(&self.metrics, &self.under_way);
             }
         }

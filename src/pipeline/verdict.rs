@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Ask;
 use super::attempt::UnderWay;
 use crate::config::Reason;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, TOO_LATE};
 use crate::house::House;
 use crate::meter::{Call, Outcome};
 use crate::metrics::Metrics;
@@ -62,7 +62,7 @@ pub(super) const STOP: (Then, Option<Reason>) = (Then::Stop, None);
 
 /// The client's own deadline is over.
 pub(super) fn too_late() -> Error {
-    Error::new(Kind::DeadlineExceeded, "there was no answer within the time that the client gave")
+    Error::new(Kind::DeadlineExceeded, TOO_LATE)
 }
 
 /// No head of an answer came, or not all of its body.
@@ -134,13 +134,10 @@ pub(super) fn reported_by(house: &House, under_way: &UnderWay, call: Call, repor
 }
 
 /// A stream that ended before its first content; it is settled.
-pub(super) fn ended(house: &House, ask: &Ask, under_way: &UnderWay, call: Call, end: End) -> Box<Failed> {
-    if matches!(end, End::TimedOut) && ask.is_over() {
-        return Failed::new(call, too_late(), STOP);
-    }
+pub(super) fn ended(house: &House, under_way: &UnderWay, call: Call, end: End) -> Box<Failed> {
     let next = match &end {
         End::Failed(reported) => judge(house, under_way, reported),
-        End::Stopped => STOP,
+        End::Stopped | End::Overdue => STOP,
         End::Unreadable(_) => {
             unwell(&house.metrics, under_way);
             (Then::Next, Some(Reason::ServerError))
