@@ -368,7 +368,9 @@ impl Provider {
         let wire = providers::provider(&config.kind).ok_or_else(unknown)?;
         metrics.circuit_breaker_state.with_label_values(&[&config.name]);
         metrics.circuit_breaker_trips.with_label_values(&[&config.name]);
-        let rule = config::Limits { max_concurrent: None, ..config.limits };
+        // Alone, the line before the provider counts its places; where replicas share them, Redis does.
+        let max_concurrent = config.limits.max_concurrent.filter(|_| limits.are_shared());
+        let rule = config::Limits { max_concurrent, ..config.limits };
         let upstream = match before.filter(|before| before.config.is_reached_like(config)) {
             Some(before) => Arc::clone(&before.upstream),
             None => Arc::new(Upstream::new(config, wire.auth(), metrics, Clock::default())?),

@@ -12,10 +12,13 @@ mod queue;
 mod redis;
 mod rule;
 mod slots;
+mod turn;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 pub use answer::{Denied, Reason, Standing, Window};
 pub use ledger::Ledger;
@@ -102,6 +105,24 @@ impl Limits {
             Answer::Late => self.decide_without(shared, ledgers, tokens, Alone::Unsure(shared.replicas())),
             Answer::Away => self.decide_without(shared, ledgers, tokens, Alone::Among(shared.replicas())),
         }
+    }
+
+    /// As [`Limits::admit`], but where only a place among concurrent calls is missing, waits for one until then: behind those of
+    /// this process who wait already, beside those of other replicas. Whoever drops the future has left the line.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`].
+    pub async fn admit_in_turn(&self, ledgers: &[Arc<Ledger>], tokens: u64, until: Instant) -> Result<Permit, Denied> {
+        match ledgers.iter().find(|ledger| ledger.rule.max_concurrent.is_some()) {
+            Some(ledger) => ledger.cell.line.wait(until, || self.admit(ledgers, tokens)).await,
+            None => self.admit(ledgers, tokens).await,
+        }
+    }
+
+    /// Whether replicas count together.
+    #[must_use]
+    pub fn are_shared(&self) -> bool {
+        self.house.shared.is_some()
     }
 
     /// The room that is left in the tightest of these rules, as far as this process knows.

@@ -175,6 +175,45 @@ async fn four_replicas_pass_one_limit_and_not_four() {
     }
 }
 
+/// Places that two replicas share, each with a line: no more calls at once than places, nobody is left in line, and who waited
+/// in vain is told so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_lines_share_the_places() {
+    let server = Server::start();
+    let replicas = [connect(patient(&server)).0, connect(patient(&server)).0];
+    let places = rule(Scope::Provider, "places", None, None, Some(4));
+    let (running, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let in_turn = async |limits: &Limits, wait: u64| {
+        let until = tokio::time::Instant::now() + Duration::from_secs(wait);
+        limits.admit_in_turn(&[limits.ledger(places.clone())], 0, until).await
+    };
+    let calls: Vec<_> = (0..60)
+        .map(|call| {
+            let (limits, places, running, most) = (replicas[call % 2].clone(), places.clone(), running.clone(), most.clone());
+            tokio::spawn(async move {
+                let until = tokio::time::Instant::now() + Duration::from_secs(20);
+                let permit = limits.admit_in_turn(&[limits.ledger(places)], 0, until).await.expect("its turn comes");
+                most.fetch_max(running.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                running.fetch_sub(1, Ordering::Relaxed);
+                drop(permit);
+            })
+        })
+        .collect();
+    calls[7].abort();
+    for (index, call) in calls.into_iter().enumerate() {
+        assert!(call.await.is_ok() || index == 7);
+    }
+    assert_eq!(most.load(Ordering::Relaxed), 4, "all places were used, and no more");
+    let all = futures_util::future::join_all((0..4).map(|_| in_turn(&replicas[0], 5))).await;
+    let began = Instant::now();
+    let denied = in_turn(&replicas[1], 1).await.expect_err("all places are taken");
+    assert_eq!((denied.scope.label(), denied.limit.label()), ("provider", "concurrency"));
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    drop(all);
+    assert!(in_turn(&replicas[1], 5).await.is_ok(), "and now they are free");
+}
+
 /// A crash: nothing is given back. The places return when their leases end, and not before.
 #[test]
 fn a_crash_frees_its_places_when_the_leases_end() {

@@ -11,6 +11,7 @@ use super::ledger::Ledger;
 use super::redis::Keys;
 use super::rule::{Limit, Rule, Span};
 use super::slots::{Grid, Slots};
+use super::turn::Line;
 
 /// When to ask again for a place among concurrent calls: nobody knows when one of them ends.
 pub(super) const CONCURRENCY_RETRY: Duration = Duration::from_secs(1);
@@ -36,6 +37,8 @@ pub(super) struct Cell {
     /// Its keys in Redis; unused when this process counts for itself.
     pub(super) keys: Keys,
     pub(super) span: Span,
+    /// Who waits for a place.
+    pub(super) line: Line,
     count: Mutex<Count>,
 }
 
@@ -153,7 +156,7 @@ pub(super) struct Return {
 
 impl Cell {
     pub(super) fn new(id: u64, keys: Keys, span: Span) -> Self {
-        Self { id, keys, span, count: Mutex::new(Count::over(span.grid())) }
+        Self { id, keys, span, line: Line::default(), count: Mutex::new(Count::over(span.grid())) }
     }
 
     /// The count is plain numbers, each change of it complete in itself: a panic elsewhere leaves nothing half done.

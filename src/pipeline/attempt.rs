@@ -16,7 +16,7 @@ use super::{Ask, admission};
 use crate::config::{OnDisconnect, Reason};
 use crate::error::{Error, Kind};
 use crate::house::{House, Lane, unix_seconds};
-use crate::limits::{Limit, QueueReason, QueueRefused, Scope};
+use crate::limits::{Limit, Permit, QueueReason, QueueRefused, Scope, Slot};
 use crate::meter::{Call, OnSettled, Outcome};
 use crate::metrics::Metrics;
 use crate::router::{self, Running};
@@ -156,29 +156,21 @@ fn note_what_is_left(metrics: &Metrics, lane: &Lane, headers: &HeaderMap) {
     }
 }
 
+/// Why there is no place, and what to do about it.
+type NoPlace = (Error, (Then, Option<Reason>));
+
 /// A place within the provider's own limits, as what is to be told when the attempt is settled.
-async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, (Error, (Then, Option<Reason>))> {
-    let slot = match &lane.provider.queue {
-        Some(queue) => {
-            let began = Instant::now();
-            let entering = queue.enter(&ask.key);
-            let entered = match ask.deadline {
-                Some(deadline) => timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?,
-                None => entering.await,
-            };
-            call.waited(began.elapsed());
-            Some(entered.map_err(|refused| (queue_full(house, &refused), (Then::Next, Some(Reason::Overloaded))))?)
-        }
-        None => None,
+async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, NoPlace> {
+    let began = Instant::now();
+    let entering = enter(house, ask, lane);
+    let entered = match ask.deadline {
+        Some(deadline) => timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?,
+        None => entering.await,
     };
-    let permit = match lane.provider.ledgers.as_slice() {
-        [] => None,
-        ledgers => {
-            let admitted = house.limits.admit(ledgers, lane.account.reservation(&ask.request)).await;
-            let refused = |denied| (admission::refusal(house, &denied), (Then::Next, Some(Reason::RateLimit)));
-            Some(admitted.map_err(refused)?)
-        }
-    };
+    if lane.provider.queue.is_some() {
+        call.waited(began.elapsed());
+    }
+    let (slot, permit) = entered?;
     if slot.is_none() && permit.is_none() {
         return Ok(None);
     }
@@ -188,6 +180,27 @@ async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result
         }
         drop(slot);
     })))
+}
+
+/// Through the line before the provider, and then within its limits; both together no longer than the line may last.
+async fn enter(house: &House, ask: &Ask, lane: &Lane) -> Result<(Option<Slot>, Option<Permit>), NoPlace> {
+    let until = Instant::now() + lane.provider.config.queue.wait;
+    let slot = match &lane.provider.queue {
+        Some(queue) => {
+            let entered = queue.enter(&ask.key).await;
+            Some(entered.map_err(|refused| (queue_full(house, &refused), (Then::Next, Some(Reason::Overloaded))))?)
+        }
+        None => None,
+    };
+    let permit = match lane.provider.ledgers.as_slice() {
+        [] => None,
+        ledgers => {
+            let admitted = house.limits.admit_in_turn(ledgers, lane.account.reservation(&ask.request), until).await;
+            let refused = |denied| (admission::refusal(house, &denied), (Then::Next, Some(Reason::RateLimit)));
+            Some(admitted.map_err(refused)?)
+        }
+    };
+    Ok((slot, permit))
 }
 
 fn queue_full(house: &House, refused: &QueueRefused) -> Error {
