@@ -483,3 +483,14 @@ async fn attempts_at_the_same_time_stand_below_one_call() {
     assert_eq!(outcomes, ["client_disconnect", "completed"], "the slower one was given up");
     assert_eq!(server[0].attributes["choreoai.attempts"], "2");
 }
+
+#[test]
+fn an_address_that_cannot_be_used_is_told_at_the_start() {
+    for (arguments, endpoint) in [(["check"].as_slice(), "not an address"), (&[], "collector:4318")] {
+        let mut command =
+            Setup::default().env("OTEL_ENABLED", "true").env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint).command(arguments);
+        let output = command.env("CHOREOAI_LISTEN", "127.0.0.1:0").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("OTEL_EXPORTER_OTLP_ENDPOINT") && !said.contains("panicked"), "{said}");
+    }
+}

@@ -76,6 +76,11 @@ pub(super) fn traces(environment: Environment<'_>) -> Result<Option<Traces>, Con
             return Err(ConfigError(format!("{protocol_name}: \"{other}\" is not one of \"grpc\", \"http/protobuf\"")));
         }
     };
+    let (endpoint_name, endpoint) = either(environment, "ENDPOINT");
+    // The address is not repeated: it may hold a password.
+    if endpoint.as_ref().is_some_and(|endpoint| !is_address(endpoint, protocol)) {
+        return Err(ConfigError(format!("{endpoint_name}: this is no address like http://collector:4318")));
+    }
     let (timeout_name, timeout) = either(environment, "TIMEOUT");
     let default = if protocol == Protocol::Grpc { "http://localhost:4317" } else { "http://localhost:4318" };
     Ok(Some(Traces {
@@ -83,12 +88,19 @@ pub(super) fn traces(environment: Environment<'_>) -> Result<Option<Traces>, Con
         sampler: sampler(environment)?,
         propagates: propagates(environment)?,
         protocol,
-        endpoint: either(environment, "ENDPOINT").1.unwrap_or_else(|| default.to_owned()),
+        endpoint: endpoint.unwrap_or_else(|| default.to_owned()),
         timeout: milliseconds(&timeout_name, timeout, TIMEOUT)?,
         queue: count(environment, "OTEL_BSP_MAX_QUEUE_SIZE", QUEUE)?,
         batch: count(environment, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH)?,
         delay: milliseconds("OTEL_BSP_SCHEDULE_DELAY", set(environment, "OTEL_BSP_SCHEDULE_DELAY"), DELAY)?,
     }))
+}
+
+/// gRPC takes a host and port alone as well.
+fn is_address(endpoint: &str, protocol: Protocol) -> bool {
+    let Ok(uri) = endpoint.parse::<http::Uri>() else { return false };
+    let is_whole = uri.scheme_str().map_or(protocol == Protocol::Grpc, |scheme| ["http", "https"].contains(&scheme));
+    is_whole && uri.host().is_some_and(|host| !host.is_empty())
 }
 
 fn switch(environment: Environment<'_>, name: &str) -> Result<bool, ConfigError> {
@@ -222,6 +234,8 @@ mod tests {
         ]);
         assert_eq!((traces.protocol, traces.timeout), (Protocol::Grpc, Duration::from_millis(700)));
         assert_eq!(traces.endpoint, "http://localhost:4317");
+        let bare = on(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317")]);
+        assert_eq!(bare.endpoint, "collector:4317");
     }
 
     #[test]
@@ -255,6 +269,9 @@ mod tests {
             (("OTEL_TRACES_SAMPLER", "jaeger_remote"), "OTEL_TRACES_SAMPLER: \"jaeger_remote\" is not one of"),
             (("OTEL_PROPAGATORS", "b3"), "OTEL_PROPAGATORS: \"b3\" is not one of"),
             (("OTEL_EXPORTER_OTLP_TIMEOUT", "10s"), "OTEL_EXPORTER_OTLP_TIMEOUT: \"10s\" is not a number of milliseconds"),
+            (("OTEL_EXPORTER_OTLP_ENDPOINT", "not an address"), "OTEL_EXPORTER_OTLP_ENDPOINT: this is no address"),
+            (("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"), "OTEL_EXPORTER_OTLP_ENDPOINT: this is no address"),
+            (("OTEL_EXPORTER_OTLP_ENDPOINT", "/only/a/path"), "OTEL_EXPORTER_OTLP_ENDPOINT: this is no address"),
             (("OTEL_BSP_MAX_QUEUE_SIZE", "0"), "OTEL_BSP_MAX_QUEUE_SIZE: \"0\" is not a whole number above 0"),
         ];
         for (variable, message) in cases {

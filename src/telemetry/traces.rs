@@ -9,6 +9,7 @@ use opentelemetry_http::HttpClient;
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{Sampler, SpanExporter as _};
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -37,26 +38,22 @@ pub fn start(
     client: impl HttpClient + 'static,
     dropped: Counter,
 ) -> Result<(Tracer, Exporter), Box<dyn std::error::Error>> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let exporter = {
-        let _within = runtime.enter();
-        let builder = SpanExporter::builder();
-        let mut exporter = match config.protocol {
-            Protocol::Grpc => builder.with_tonic().build(),
-            Protocol::HttpProtobuf => builder.with_http().with_http_client(client).build(),
-        }?;
-        exporter.set_resource(&resource(config));
-        exporter
-    };
     let (sender, spans) = mpsc::channel(config.queue);
     let (leave, leaving) = oneshot::channel();
     let (leaves, left) = oneshot::channel();
-    let courier = Courier { exporter, spans, dropped: dropped.clone(), config: config.clone(), is_failing: false };
+    let (says, told) = std::sync::mpsc::channel();
+    let (on_thread, courier_drops) = (config.clone(), dropped.clone());
     std::thread::Builder::new().name("span-export".to_owned()).spawn(move || {
+        let made = exporter(&on_thread, client);
+        // Whoever started this waits for the word.
+        let _ = says.send(made.as_ref().map(|_| ()).map_err(ToString::to_string));
+        let Ok((runtime, exporter)) = made else { return };
+        let courier = Courier { exporter, spans, dropped: courier_drops, config: on_thread, is_failing: false };
         runtime.block_on(courier.run(leaving));
         // Nobody listens when leaving took too long.
         let _ = leaves.send(());
     })?;
+    told.recv()??;
     let sink = Line { sender, dropped };
     let tracer = Tracer::new(sampler(config.sampler), config.propagates, Box::new(sink));
     Ok((tracer, Exporter { leave, left }))
@@ -70,6 +67,21 @@ impl Exporter {
             tracing::warn!(target: "choreoai", "the last spans could not be delivered in time");
         }
     }
+}
+
+/// The exporter, and the runtime that it works on.
+fn exporter(config: &Traces, client: impl HttpClient + 'static) -> Result<(Runtime, SpanExporter), Box<dyn std::error::Error>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut exporter = {
+        let _within = runtime.enter();
+        let builder = SpanExporter::builder();
+        match config.protocol {
+            Protocol::Grpc => builder.with_tonic().build(),
+            Protocol::HttpProtobuf => builder.with_http().with_http_client(client).build(),
+        }?
+    };
+    exporter.set_resource(&resource(config));
+    Ok((runtime, exporter))
 }
 
 fn sampler(told: crate::config::Sampler) -> Sampler {
