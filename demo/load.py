@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 WORKERS = 48
 TIMEOUT = 30
+# A connection that was not used for so long may have been closed by the gateway meanwhile (after a minute).
+KEPT = 30
 
 
 class Load:
@@ -64,8 +66,10 @@ class Load:
 
     def connection(self):
         """This worker's connection, kept open between calls."""
-        if getattr(self.local, "connection", None) is None:
+        now = time.monotonic()
+        if getattr(self.local, "connection", None) is None or now - self.local.used > KEPT:
             self.local.connection = http.client.HTTPConnection(self.host, timeout=TIMEOUT)
+        self.local.used = now
         return self.local.connection
 
     def send(self, method, path, body=None, key=None):
