@@ -41,6 +41,8 @@ pub trait Watch: Send + 'static {
     fn end(&mut self, end: End);
     /// The client has left and the rest is read for the count alone.
     fn client_left(&mut self);
+    /// What to wait for before the stream is ended short of its own end, so that telling it holds nobody up.
+    fn before_a_short_end(&self) -> Option<Stop>;
 }
 
 /// How a stream ended.
@@ -153,7 +155,7 @@ pub struct Parts<S, W> {
     pub stop: Stop,
 }
 
-/// Ready when the gateway stops.
+/// Something to wait for, such as the gateway's stop.
 pub type Stop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl<S: Source, W: Watch> Pump<S, W> {
@@ -228,11 +230,30 @@ impl<S: Source, W: Watch> Flow<S, W> {
             biased;
             chunk = self.source.chunk() => match chunk {
                 Ok(Some(chunk)) => self.take_in(chunk),
-                Ok(None) => self.source_ended(),
-                Err(()) => self.finish(End::Truncated),
+                Ok(None) => {
+                    self.prepare().await;
+                    self.source_ended();
+                }
+                Err(()) => {
+                    self.prepare().await;
+                    self.finish(End::Truncated);
+                }
             },
-            () = &mut self.timer => self.silence(),
+            () = &mut self.timer => if let Some(end) = self.silence() {
+                self.prepare().await;
+                self.finish(end);
+            },
             () = &mut self.stop => self.finish(End::Stopped),
+        }
+    }
+
+    /// Ready when the end may be told.
+    fn prepare(&self) -> impl Future<Output = ()> + Send + use<S, W> {
+        let ready = self.watch.before_a_short_end();
+        async move {
+            if let Some(ready) = ready {
+                ready.await;
+            }
         }
     }
 
@@ -294,12 +315,12 @@ impl<S: Source, W: Watch> Flow<S, W> {
     }
 
     /// The timer rang: the provider is silent for too long, the client heard nothing for a while, or
-    /// neither, because there was news since it was set.
-    fn silence(&mut self) {
+    /// neither, because there was news since it was set. The end, when it was too long.
+    fn silence(&mut self) -> Option<End> {
         let now = Instant::now();
         let silent_until = self.state.heard_at + self.limits.idle;
         if now >= silent_until || now >= self.limits.deadline {
-            return self.finish(self.limits.end(now));
+            return Some(self.limits.end(now));
         }
         if self.state.has_content && now >= self.state.told_at + KEEP_ALIVE {
             self.state.out.extend_from_slice(COMMENT);
@@ -308,6 +329,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
         let due = self.state.told_at + KEEP_ALIVE;
         let comment_at = if due > now { due } else { now + KEEP_ALIVE };
         self.timer.as_mut().reset(silent_until.min(self.limits.deadline).min(comment_at));
+        None
     }
 
     /// Lets the connection end by itself.
@@ -331,6 +353,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
             }
         };
         let _ = timeout(ARRIVED_AT_MOST, arrived).await;
+        self.prepare().await;
     }
 
     /// Reads on for a client that left.

@@ -54,6 +54,15 @@ pub fn load() {
     VOCABULARY.get_or_init(bpe_openai::o200k_base);
 }
 
+/// Loads the vocabulary on a thread of its own, for whoever is about to count: what else runs on this thread
+/// goes on meanwhile.
+pub async fn loaded() {
+    if !is_loaded() {
+        // Without it, the count loads it.
+        let _ = tokio::task::spawn_blocking(load).await;
+    }
+}
+
 /// Whether a careful count need not wait for the vocabulary.
 #[must_use]
 pub fn is_loaded() -> bool {

@@ -1,11 +1,10 @@
 //! What is counted for one target: its counters, its price, and what was learned about its tokens.
 //! It must not know calls, or how an attempt ended.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use providers::{ChatRequest, Usage};
-use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{UsageRecord, UsageSource};
 use crate::metrics::{AnswerMetrics, KeyMetrics, Memo, Metrics, TargetMetrics};
@@ -105,20 +104,17 @@ impl Account {
         input.saturating_add(output.saturating_mul(request.choices))
     }
 
-    /// The prompt's tokens, carefully: for a bill that did not come.
+    /// The prompt's tokens, carefully: for a bill that did not come. The first count of the process loads the vocabulary
+    /// and takes a tenth of a second, unless [`tokens::loaded`] was waited for.
     pub(super) fn estimate_input(&self, request: &ChatRequest) -> u64 {
-        holding_nobody_up(|| {
-            self.catch_up();
-            self.learned.estimates.input.correct(tokens::input(request.raw()))
-        })
+        self.catch_up();
+        self.learned.estimates.input.correct(tokens::input(request.raw()))
     }
 
     /// The generated text's tokens, carefully.
     pub(super) fn estimate_output(&self, sample: &tokens::Sample) -> u64 {
-        holding_nobody_up(|| {
-            self.catch_up();
-            self.learned.estimates.output.correct(sample.estimate())
-        })
+        self.catch_up();
+        self.learned.estimates.output.correct(sample.estimate())
     }
 
     /// Learns from an attempt whose usage the provider told.
@@ -204,16 +200,4 @@ impl Account {
 /// The cheap estimate of a prompt. How many messages it has is not counted: what was learned makes up for it.
 fn guess(request: &ChatRequest) -> tokens::Estimate {
     tokens::cheap(request.text_bytes, 1, request.field("tools").is_some())
-}
-
-/// Runs a count. The first one loads the vocabulary, which takes a tenth of a second: meanwhile other
-/// calls of this thread are taken over by another one. Later ones are quick, and thousands of clients
-/// that leave at once must not become thousands of threads.
-fn holding_nobody_up<T>(count: impl FnOnce() -> T) -> T {
-    static HAS_COUNTED: AtomicBool = AtomicBool::new(false);
-    let is_first = !HAS_COUNTED.swap(true, Ordering::Relaxed);
-    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) if is_first => tokio::task::block_in_place(count),
-        _ => count(),
-    }
 }

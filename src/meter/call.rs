@@ -242,6 +242,13 @@ impl Call {
         }
     }
 
+    /// Whether the provider's count of the running attempt is missing, or not its last word: if it ended now, its
+    /// text would have to be counted.
+    #[must_use]
+    pub fn lacks_usage(&self) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.usage.is_none() || !attempt.usage_is_fresh)
+    }
+
     /// Closes the running attempt, if there is one.
     pub fn settle(&mut self, outcome: Outcome) {
         let (Some(attempt), Some(account)) = (self.attempt.take(), &self.account) else { return };

@@ -20,8 +20,8 @@ use crate::limits::{Limit, Permit, QueueReason, QueueRefused, Scope, Slot};
 use crate::meter::{Call, OnSettled, Outcome};
 use crate::metrics::Metrics;
 use crate::router::{self, Running};
-use crate::stream::{End, Limits, Parts, Pump, Source, Watch};
-use crate::upstream;
+use crate::stream::{End, Limits, Parts, Pump, Source, Stop, Watch};
+use crate::{tokens, upstream};
 
 /// An answer that is ready to go to the client.
 pub(super) enum Reply {
@@ -263,6 +263,9 @@ async fn whole(
         Ok(_) if ask.request.stream => UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
         Ok(answer) => {
+            if answer.usage.is_none() {
+                tokens::loaded().await;
+            }
             call.whole(&answer);
             call.settle(Outcome::Completed);
             under_way.running.succeeded();
@@ -362,5 +365,10 @@ impl Watch for Watched {
 
     fn client_left(&mut self) {
         self.call.client_left();
+    }
+
+    fn before_a_short_end(&self) -> Option<Stop> {
+        let must_count = self.call.lacks_usage() && !tokens::is_loaded();
+        must_count.then(|| -> Stop { Box::pin(tokens::loaded()) })
     }
 }
