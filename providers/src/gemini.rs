@@ -39,7 +39,7 @@ impl Provider for Gemini {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
-        let version = call.account.api_version.as_deref().unwrap_or(API_VERSION);
+        let version = segment::percent_encoded(call.account.api_version.as_deref().unwrap_or(API_VERSION));
         let model = segment::of_model(bare_name(call.model))?;
         let (action, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),

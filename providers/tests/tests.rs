@@ -7,6 +7,7 @@
     reason = "a test stops at the first surprise, and tells what it saw"
 )]
 
+mod attacks;
 mod aws;
 mod bent;
 mod chance;
