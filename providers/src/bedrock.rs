@@ -1,8 +1,9 @@
-//! The wire of AWS Bedrock's Converse and ConverseStream,
+//! The wire of AWS Bedrock: Converse and ConverseStream, and InvokeModel for embeddings,
 //! <https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_Converse.html>.
 //! It must not know keys, signatures or sockets.
 
 mod answer;
+mod embeddings;
 
 pub(crate) mod error;
 mod family;
@@ -13,13 +14,13 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::segment::{is_host_label, of_model};
 use answer::ConverseStream;
 
-/// AWS Bedrock, by its Converse API.
+/// AWS Bedrock, by its Converse API; embeddings have none, and are asked in their maker's words.
 #[derive(Debug)]
 pub struct Bedrock;
 
@@ -30,7 +31,7 @@ impl Provider for Bedrock {
             base_url: None,
             auth: Auth::SigV4("bedrock"),
             key_variable: Some("AWS_ACCESS_KEY_ID"),
-            has_embeddings: false,
+            has_embeddings: true,
             health_path: "/",
         }
     }
@@ -42,13 +43,19 @@ impl Provider for Bedrock {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
-        let (body, dropped) = request::say(call)?;
-        let verb = if call.request.stream { "converse-stream" } else { "converse" };
+        let (verb, (body, dropped)) = match call.endpoint {
+            Endpoint::Chat if call.request.stream => ("converse-stream", request::say(call)?),
+            Endpoint::Chat => ("converse", request::say(call)?),
+            Endpoint::Embeddings => ("invoke", embeddings::request(call, self.kind())?),
+        };
         Ok(UpstreamRequest::post(format!("/model/{}/{verb}", of_model(call.model)?), &body, Framing::AwsEventStream, dropped))
     }
 
-    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
-        answer::whole(call, &body)
+    fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        match call.endpoint {
+            Endpoint::Chat => answer::whole(call, &body),
+            Endpoint::Embeddings => embeddings::answer(call, headers, &body),
+        }
     }
 
     fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {

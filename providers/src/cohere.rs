@@ -2,8 +2,8 @@
 //! Reference: <https://docs.cohere.com/reference/chat>.
 //! It must not know Cohere's first API, nor its OpenAI-compatible endpoint.
 
-mod reply;
-mod request;
+pub(crate) mod reply;
+pub(crate) mod request;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};

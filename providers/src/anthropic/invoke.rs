@@ -24,7 +24,7 @@ pub struct ClaudeOnBedrock;
 impl Provider for ClaudeOnBedrock {
     /// The key of `bedrock` turns on that kind; this one is configured by name.
     fn facts(&self) -> Facts {
-        Facts { kind: "bedrock-anthropic", key_variable: None, ..bedrock::Bedrock.facts() }
+        Facts { kind: "bedrock-anthropic", key_variable: None, has_embeddings: false, ..bedrock::Bedrock.facts() }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {

@@ -296,7 +296,13 @@ struct Meta {
     billed_units: Tokens,
 }
 
-/// The vectors of `/v2/embed`.
+/// The vectors of an answer, in whoever's name it was given.
+pub(crate) fn vectors(body: &[u8]) -> Result<Vec<Box<RawValue>>, UpstreamError> {
+    let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
+    Ok(embedded.embeddings.float)
+}
+
+/// The answer of `/v2/embed`.
 pub(super) fn embedded(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamError> {
     let embedded: Embedded = serde_json::from_slice(body).map_err(|fault| UpstreamError::unreadable(&fault))?;
     let counted = embedded.meta.billed_units.input_tokens;

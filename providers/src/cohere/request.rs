@@ -219,7 +219,7 @@ fn tools(chat: &Chat, kind: &str, body: &mut Map<String, Value>, unsaid: &mut Un
 
 /// The body of `/v2/embed`, and what it leaves out. Cohere must know what the vectors are for; OpenAI
 /// has no word for it, so texts are taken for documents unless the client says `input_type`.
-pub(super) fn embed(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&'static str>), Refusal> {
+pub(crate) fn embed(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&'static str>), Refusal> {
     let request = Embeddings::parse(call)?;
     let mut unsaid = Unsaid::new(kind, call.account.unsupported);
     let purpose = request.other.get("input_type").cloned().unwrap_or_else(|| Value::from("search_document"));
