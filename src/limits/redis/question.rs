@@ -198,9 +198,10 @@ impl Question {
     }
 
     /// What the script says. The second time is for a clock in Redis that was set forward: then the first answer says what
-    /// time it is there.
+    /// time it is there. A question that really is late is not put again: nobody waits for what it would take.
     async fn verdict(&self) -> RedisResult<Verdict> {
         let shift = self.shared.shift.load(Ordering::Relaxed);
+        let first = Instant::now();
         let ask = async || {
             let command = self.shared.admit_command(self.asked.ledgers(), self.asked.tokens(), self.lease);
             let began = Instant::now();
@@ -215,7 +216,7 @@ impl Question {
             return Ok(verdict);
         }
         self.shared.set_clock(verdict.ms, shift);
-        ask().await
+        if first.elapsed() > self.shared.options.deadline { Ok(verdict) } else { ask().await }
     }
 
     fn rule(self, verdict: &Verdict) -> Answer {
