@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::client::{Connection, Request};
-use crate::support::dialect::{openai, request, said, usage};
+use crate::support::dialect::{openai, request, usage};
 use crate::support::gateway::{Gateway, Setup};
-use crate::support::provider::{FakeProvider, Gate, Reply, Step};
+use crate::support::provider::{FakeProvider, Gate};
 use crate::support::{PATIENCE, soon};
 
 /// Bounds for an unoptimised build on a busy machine; the release build's own are measured by `make bench`.
@@ -70,12 +70,7 @@ async fn a_stream_finishes_within_the_grace_and_nothing_new_begins() {
     let fake = FakeProvider::start().await;
     let gate = Gate::closed();
     let held = gate.clone();
-    fake.on("held", move |exchange| {
-        let mut steps = openai().beginning(exchange, &said(5), None);
-        steps.push(Step::Wait(held.clone()));
-        steps.extend(openai().ending(exchange, "stop", 1, Some(&usage(17, 5))));
-        Reply::stream(steps)
-    });
+    fake.on("held", move |exchange| openai().held(exchange, 5, &held));
     let mut gateway = Gateway::start(configuration(&fake, "15s")).await;
     let mut body = request("fake/held", 10);
     body["stream"] = json!(true);

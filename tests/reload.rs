@@ -48,12 +48,7 @@ async fn a_running_stream_ends_under_the_old_one_and_the_next_call_meets_the_new
     let fake = fake().await;
     let gate = Gate::closed();
     let held = gate.clone();
-    fake.on("held", move |exchange| {
-        let mut steps = openai().beginning(exchange, &said(5), None);
-        steps.push(Step::Wait(held.clone()));
-        steps.extend(openai().ending(exchange, "stop", 1, Some(&usage(17, 5))));
-        Reply::stream(steps)
-    });
+    fake.on("held", move |exchange| openai().held(exchange, 5, &held));
     let gateway = Gateway::start(provider("one", &fake, "") + TEAM).await;
     let mut body = request("one/held", 10);
     body["stream"] = json!(true);

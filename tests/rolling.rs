@@ -155,12 +155,7 @@ async fn replicas_are_replaced_one_by_one_and_nobody_notices() {
 async fn held(fake: &FakeProvider, gateway: &Gateway) -> (Gate, Stream) {
     let gate = Gate::closed();
     let held = gate.clone();
-    fake.on("held", move |exchange| {
-        let mut steps = openai().beginning(exchange, &said(5), None);
-        steps.push(Step::Wait(held.clone()));
-        steps.extend(openai().ending(exchange, "stop", 1, Some(&usage(17, 5))));
-        Reply::stream(steps)
-    });
+    fake.on("held", move |exchange| openai().held(exchange, 5, &held));
     let mut stream = Request::chat(&streamed("fake/held")).open(gateway.address).await;
     stream.contents(5).await;
     (gate, stream)

@@ -300,12 +300,7 @@ async fn comments_keep_an_idle_stream_alive() {
     let fake = FakeProvider::start().await;
     let gate = Gate::closed();
     let held = gate.clone();
-    fake.on("slow", move |exchange| {
-        let mut steps = openai().beginning(exchange, &said(3), None);
-        steps.push(Step::Wait(held.clone()));
-        steps.extend(openai().ending(exchange, "stop", 1, Some(&usage(17, 3))));
-        Reply::stream(steps)
-    });
+    fake.on("slow", move |exchange| openai().held(exchange, 3, &held));
     let gateway = Gateway::start(configuration(&fake, "")).await;
     let mut stream = Request::chat(&streamed("fake/slow")).open(gateway.address).await;
     stream.contents(3).await;

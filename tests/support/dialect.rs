@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::provider::{Exchange, Reply, Step};
+use super::provider::{Exchange, Gate, Reply, Step};
 use super::words;
 
 /// Where a stream's usage stands.
@@ -177,6 +177,14 @@ impl Dialect {
         let finish = if pieces.iter().any(|piece| piece.delta.get("tool_calls").is_some()) { "tool_calls" } else { "stop" };
         let mut steps = self.beginning(exchange, pieces, usage);
         steps.extend(self.ending(exchange, finish, choices, usage));
+        Reply::stream(steps)
+    }
+
+    /// A stream of so many words that ends when the gate opens.
+    pub fn held(&self, exchange: &Exchange, count: usize, gate: &Gate) -> Reply {
+        let mut steps = self.beginning(exchange, &said(count), None);
+        steps.push(Step::Wait(gate.clone()));
+        steps.extend(self.ending(exchange, "stop", 1, Some(&usage(17, count as u64))));
         Reply::stream(steps)
     }
 
