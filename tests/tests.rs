@@ -8,6 +8,8 @@ mod accuracy;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod crossmap;
+#[cfg(test)]
 mod deployment;
 #[cfg(test)]
 mod door;

@@ -11,7 +11,6 @@ mod attacks;
 mod aws;
 mod bent;
 mod chance;
-mod crossmap_claude;
 mod dialects;
 mod documented;
 mod failures;

@@ -203,6 +203,11 @@ impl FakeProvider {
         all.iter().filter(|exchange| exchange.model == model).cloned().collect()
     }
 
+    /// The request that came last, for whatever model.
+    pub fn latest(&self) -> Exchange {
+        self.shared.exchanges.lock().unwrap().last().cloned().expect("no request came")
+    }
+
     /// How many requests came, for whatever model.
     pub fn count(&self) -> usize {
         self.shared.counts.lock().unwrap().values().sum()
