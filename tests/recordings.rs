@@ -1,19 +1,19 @@
-//! Recorded streams of the providers that speak OpenAI's wire, played through the running gateway:
-//! whole, byte by byte, and cut; the client's events and the booked usage are the recording's.
+//! Recorded streams of the providers that speak OpenAI's wire, played through the running gateway in many cuts:
+//! whole, byte by byte, and in two. However it was cut, the client hears the same and the same is booked. What the
+//! recording says is held against what the official SDK hears in `recordings_sdk`.
 //! The recordings are read from the folder that `WIRE_RECORDINGS` names; none of them is in this project.
-//! It must not know any provider's quirks: it reads a recording as leniently as the best client would.
+//! It must not know what any recording says.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 
-use crate::support::client::{Request, Saw};
+use crate::support::client::Request;
 use crate::support::gateway::Gateway;
 use crate::support::provider::{FakeProvider, Reply, Step};
-use crate::support::{dialect, skip};
+use crate::support::skip;
 
 /// Cuts a recording is played with; the adapters' own test cuts at every byte.
 const CUTS: usize = 5;
@@ -29,86 +29,6 @@ struct Recording {
     kind: &'static str,
     request: Value,
     body: Vec<u8>,
-    tells: Told,
-}
-
-/// What a stream told, however it was worded.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Told {
-    text: BTreeMap<u64, String>,
-    reasoning: String,
-    /// Name and arguments by choice and place.
-    calls: BTreeMap<(u64, u64), (String, String)>,
-    finish: BTreeMap<u64, String>,
-    usage: Option<(u64, u64)>,
-    has_error: bool,
-}
-
-impl Told {
-    fn hear(&mut self, event: &Value) {
-        self.has_error |= event.get("error").is_some_and(|error| !error.is_null());
-        for choice in event["choices"].as_array().into_iter().flatten() {
-            let index = choice["index"].as_u64().unwrap_or(0);
-            let delta = &choice["delta"];
-            self.hear_content(index, &delta["content"]);
-            let thought = delta["reasoning_content"].as_str().or(delta["reasoning"].as_str());
-            self.reasoning.push_str(thought.unwrap_or_default());
-            for (nth, call) in delta["tool_calls"].as_array().into_iter().flatten().enumerate() {
-                self.hear_call(index, call["index"].as_u64().unwrap_or(nth as u64), &call["function"]);
-            }
-            if let Some(reason) = choice["finish_reason"].as_str().filter(|reason| !reason.is_empty()) {
-                self.finish.entry(index).or_insert_with(|| reason.to_owned());
-            }
-        }
-        for usage in [&event["usage"], &event["x_groq"]["usage"]] {
-            if let (Some(input), Some(output)) = (usage["prompt_tokens"].as_u64(), usage["completion_tokens"].as_u64()) {
-                self.usage = Some((input, output));
-            }
-        }
-    }
-
-    fn hear_content(&mut self, index: u64, content: &Value) {
-        let text = self.text.entry(index).or_default();
-        match content {
-            Value::String(part) => text.push_str(part),
-            Value::Array(parts) => {
-                for part in parts {
-                    text.push_str(part["text"].as_str().unwrap_or_default());
-                    for thought in part["thinking"].as_array().into_iter().flatten() {
-                        self.reasoning.push_str(thought["text"].as_str().unwrap_or_default());
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn hear_call(&mut self, choice: u64, place: u64, function: &Value) {
-        let call = self.calls.entry((choice, place)).or_default();
-        call.0.push_str(function["name"].as_str().unwrap_or_default());
-        match &function["arguments"] {
-            Value::String(fragment) => call.1.push_str(fragment),
-            Value::Null => {}
-            whole => call.1.push_str(&whole.to_string()),
-        }
-    }
-
-    fn of(events: impl Iterator<Item = Value>) -> Self {
-        let mut told = Self::default();
-        events.for_each(|event| told.hear(&event));
-        told
-    }
-}
-
-/// The data events of a body, by the rules of server-sent events.
-fn events(body: &[u8]) -> Vec<Value> {
-    let text = String::from_utf8_lossy(body).replace("\r\n", "\n").replace('\r', "\n");
-    let data = text.split("\n\n").map(|event| {
-        let lines =
-            event.lines().filter_map(|line| line.strip_prefix("data:")).map(|line| line.strip_prefix(' ').unwrap_or(line));
-        lines.collect::<Vec<_>>().join("\n")
-    });
-    data.filter_map(|data| serde_json::from_str(&data).ok()).collect()
 }
 
 fn recordings() -> Option<Vec<Recording>> {
@@ -126,9 +46,8 @@ fn recordings() -> Option<Vec<Recording>> {
             if !is_chat || response["status"] != 200 || request["body"]["stream"] != true || !body.contains("data:") {
                 continue;
             }
-            let tells = Told::of(events(body.as_bytes()).into_iter());
             let name = path.file_stem().unwrap().to_string_lossy().into_owned();
-            found.push(Recording { name, kind, request: request["body"].clone(), body: body.as_bytes().to_vec(), tells });
+            found.push(Recording { name, kind, request: request["body"].clone(), body: body.as_bytes().to_vec() });
         }
     }
     Some(found)
@@ -182,14 +101,6 @@ fn byte_by_byte(body: &[u8]) -> Vec<Step> {
     std::iter::once(each(head)).chain(few).chain([each(tail)]).collect()
 }
 
-/// What the recording tells of its usage, in the gateway's meaning: output includes reasoning.
-fn billed(recording: &Recording) -> Option<(u64, u64)> {
-    let excludes = dialect::DIALECTS.iter().any(|dialect| dialect.kind == recording.kind && dialect.excludes_reasoning);
-    let last = events(&recording.body).into_iter().rfind(|event| event["usage"].is_object());
-    let reasoning = last.and_then(|event| event["usage"]["completion_tokens_details"]["reasoning_tokens"].as_u64()).unwrap_or(0);
-    recording.tells.usage.map(|(input, output)| (input, output + if excludes { reasoning } else { 0 }))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_recorded_stream_comes_through_as_it_was_said() {
     let Some(recordings) = recordings() else { return };
@@ -226,7 +137,7 @@ fn model(recording: usize, play: usize) -> String {
 
 async fn play(nth: usize, recording: &Recording, fake: &FakeProvider, gateway: &Gateway) -> Vec<String> {
     let mut faults = Vec::new();
-    let mut first: Option<Vec<Value>> = None;
+    let mut whole = None;
     for (number, (how, steps)) in plays(&recording.body).into_iter().enumerate() {
         let model = model(nth, number);
         fake.on(&model, move |_| Reply::stream(steps.clone()));
@@ -237,60 +148,13 @@ async fn play(nth: usize, recording: &Recording, fake: &FakeProvider, gateway: &
             body["messages"] = json!([{"role": "user", "content": "hi"}]);
         }
         let saw = Request::chat(&body).open(gateway.address).await.rest().await;
-        let said_nothing_but_an_error = recording.tells.has_error
-            && recording.tells.text.values().all(String::is_empty)
-            && recording.tells.reasoning.is_empty();
-        if saw.status >= 400 && said_nothing_but_an_error {
-            continue;
-        }
-        if saw.status != 200 {
-            faults.push(format!("{} {}, {how}: status {}", recording.kind, recording.name, saw.status));
-            continue;
-        }
-        let mut fault = |what: String| faults.push(format!("{} {}, {how}: {what}", recording.kind, recording.name));
-        differences(recording, &saw).into_iter().for_each(&mut fault);
-        let chunks = saw.chunks();
-        if first.get_or_insert_with(|| chunks.clone()) != &chunks {
-            fault("other events than when played whole".to_owned());
-        }
         let scrape = gateway.settled(&model, 1).await;
         let tokens = |kind| scrape.count("choreoai_tokens_total", &[("model", model.as_str()), ("type", kind)]);
-        let booked = (tokens("input"), tokens("output"));
-        if let Some(billed) = billed(recording).filter(|billed| *billed != booked) {
-            fault(format!("the recording reports {billed:?}, booked {booked:?}"));
+        let heard = (saw.status, saw.chunks(), saw.dones(), [tokens("input"), tokens("output")]);
+        let first = whole.get_or_insert_with(|| heard.clone());
+        if *first != heard {
+            faults.push(format!("{} {}, {how}: {heard:?}\n  whole: {first:?}", recording.kind, recording.name));
         }
     }
     faults
-}
-
-/// How what the client saw differs from what the recording tells.
-fn differences(recording: &Recording, saw: &Saw) -> Vec<String> {
-    let (told, got) = (&recording.tells, Told::of(saw.chunks().into_iter()));
-    let mut found = Vec::new();
-    let mut compare = |what: &str, same: bool, detail: String| {
-        if !same {
-            found.push(format!("{what}: {detail}"));
-        }
-    };
-    let text = |told: &Told| told.text.values().filter(|text| !text.is_empty()).cloned().collect::<Vec<_>>();
-    compare("text", text(told) == text(&got), format!("{:?} for {:?}", text(&got), text(told)));
-    compare("reasoning", told.reasoning == got.reasoning, format!("{:?} for {:?}", got.reasoning, told.reasoning));
-    compare("tool calls", told.calls.values().eq(got.calls.values()), format!("{:?} for {:?}", got.calls, told.calls));
-    // What was finished before an error need not be told any more.
-    compare(
-        "choices that finished",
-        told.has_error || told.finish.len() == got.finish.len(),
-        format!("{:?} for {:?}", got.finish, told.finish),
-    );
-    compare("error", told.has_error == got.has_error, format!("{} for {}", got.has_error, told.has_error));
-    let complete = !told.has_error && !told.finish.is_empty();
-    compare("[DONE]", saw.dones() == usize::from(complete), format!("{} times", saw.dones()));
-    found
-}
-
-#[test]
-fn a_stream_is_read_leniently() {
-    let body = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\r\n\r\n: hi\n\ndata:{\"choices\":[{\"delta\":{\"content\":[{\"type\":\"text\",\"text\":\"b\"}]},\"finish_reason\":\"stop\"}],\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n";
-    let told = Told::of(events(body).into_iter());
-    assert_eq!((told.text[&0].as_str(), told.usage, told.finish.len()), ("ab", Some((1, 2)), 1));
 }

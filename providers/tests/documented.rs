@@ -5,7 +5,7 @@
 use providers::{Class, Endpoint};
 use serde_json::Value;
 
-use crate::recorded::{self, Said, Tally};
+use crate::recorded::{self, Tally};
 
 /// File, kind, class, the client's status, milliseconds to wait.
 const ERRORS: [(&str, &str, Class, u16, Option<u128>); 9] = [
@@ -27,7 +27,7 @@ fn documented_errors_are_told_apart() {
     for (file, kind, class, status, wait) in ERRORS {
         let case = recorded::load(&root.join("documented_errors").join(format!("{file}.json")));
         let provider = providers::provider(kind).unwrap();
-        let error = provider.error(case.status.try_into().unwrap(), &case.headers, &case.body);
+        let error = provider.error(case.status, &case.headers, &case.body);
         let got = (error.class, error.status.as_u16(), error.retry_after.map(|wait| wait.as_millis()));
         tally.assert(&format!("{file} as {kind}"), got == (class, status, wait), &format!("got {got:?}"));
     }
@@ -39,8 +39,8 @@ fn a_blocked_prompt_is_an_answer_and_no_crash() {
     let Some(root) = recorded::root() else { return };
     let case = recorded::load(&root.join("documented_errors/gemini-200-prompt-blocked.json"));
     for kind in ["gemini", "vertex"] {
-        let said: Said = recorded::whole(providers::provider(kind).unwrap(), &case);
-        assert_eq!((said.choices[0].finish.as_str(), said.usage), ("content_filter", Some([8, 0, 0, 0])));
+        let said = recorded::played(providers::provider(kind).unwrap(), "m", &case);
+        assert_eq!((said.choices[0].finish.as_str(), said.usage), ("content_filter", Some([8, 0, 0, 0, 0])));
     }
 }
 

@@ -1,25 +1,35 @@
-//! Recorded provider traffic, found through the environment variable WIRE_RECORDINGS: loading it,
-//! playing it through an adapter, and comparing what came out with what the recording itself says.
+//! Recorded provider traffic, found through the environment variable WIRE_RECORDINGS: loading it, playing it
+//! through an adapter, and holding what came out against what the recording itself says. What others make of the
+//! same recordings is looked at where the official SDK hears them through the running gateway.
 //! It must not know any particular wire, nor use the crate's own reading of one.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use providers::frames::Framing;
 use providers::{Account, Call, ChatRequest, Class, Endpoint, Provider, UpstreamError, Usage};
 use serde_json::{Value, json};
 
-use crate::play;
+use crate::{play, strict};
+
+/// Places at which a recorded stream is cut in two, beside byte by byte.
+pub const CUTS: usize = 30;
+
+/// The folder of errors that nobody recorded.
+pub const DOCUMENTED: &str = "documented_errors";
 
 /// One recorded call.
 pub struct Recording {
+    /// Its folder and its name.
     pub name: String,
     pub url: String,
     pub request: Value,
-    pub status: u16,
+    pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
+    /// Whether the answer is a stream of events.
+    pub is_stream: bool,
 }
 
 /// Where the recordings are, if anywhere; says so when a test skips.
@@ -31,10 +41,32 @@ pub fn root() -> Option<PathBuf> {
     root
 }
 
-/// Every recording of a provider, by name.
-pub fn of(root: &Path, kind: &str) -> Vec<Recording> {
-    let folder = root.join("recordings").join(kind);
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+/// Every recording in `recordings/<folder>`, by name.
+pub fn of(root: &Path, folder: &str) -> Vec<Recording> {
+    in_folder(&root.join("recordings").join(folder))
+}
+
+/// Every recording of every provider, and every documented error.
+pub fn all(root: &Path) -> Vec<Recording> {
+    let mut folders = vec![root.join(DOCUMENTED)];
+    for place in ["recordings", "recordings/_response_only"] {
+        let entries = std::fs::read_dir(root.join(place)).into_iter().flatten();
+        folders.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    folders.sort();
+    folders.iter().flat_map(|folder| in_folder(folder)).collect()
+}
+
+/// Every error that is known from the documentation of `provider` alone.
+pub fn documented(root: &Path, provider: &str) -> Vec<Recording> {
+    let mut all = in_folder(&root.join(DOCUMENTED));
+    all.retain(|recording| recording.file_name().split('-').next() == Some(provider));
+    all
+}
+
+fn in_folder(folder: &Path) -> Vec<Recording> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "json"));
     paths.sort();
     paths.iter().map(|path| load(path)).collect()
@@ -44,11 +76,12 @@ pub fn of(root: &Path, kind: &str) -> Vec<Recording> {
 pub fn load(path: &Path) -> Recording {
     let case: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
     let response = &case["response"];
-    let pairs = response["headers"].as_object().into_iter().flatten();
-    let headers =
-        pairs.filter_map(|(name, value)| Some((name.parse::<HeaderName>().ok()?, value.as_str()?.parse::<HeaderValue>().ok()?)));
+    let headers = response["headers"].as_object().into_iter().flatten().filter_map(|(name, value)| {
+        let value = value.as_str().or_else(|| value[0].as_str())?;
+        Some((name.parse::<HeaderName>().ok()?, value.parse::<HeaderValue>().ok()?))
+    });
     let body = match (&response["body"], response["body_base64"].as_str()) {
-        (_, Some(base64)) => unbase64(base64),
+        (_, Some(base64)) => base64_bytes(base64),
         (Value::String(text), None) => text.clone().into_bytes(),
         (Value::Null, None) => Vec::new(),
         (json, None) => json.to_string().into_bytes(),
@@ -57,41 +90,59 @@ pub fn load(path: &Path) -> Recording {
         Value::String(text) => serde_json::from_str(text).unwrap_or(Value::Null),
         json => json.clone(),
     };
+    let start = body.trim_ascii_start();
+    let is_stream = [&b"data:"[..], b"event:", b":"].iter().any(|field| start.starts_with(field));
+    let status = response["status"].as_u64().map_or(200, |status| u16::try_from(status).unwrap());
+    let folder = path.parent().unwrap().file_name().unwrap().to_string_lossy();
     Recording {
-        name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+        name: format!("{folder}/{}", path.file_stem().unwrap().to_string_lossy()),
         url: case["request"]["url"].as_str().unwrap_or_default().to_owned(),
         request,
-        status: u16::try_from(response["status"].as_u64().unwrap()).unwrap(),
+        status: StatusCode::from_u16(status).unwrap(),
         headers: headers.collect(),
+        is_stream: is_stream || response["body_base64"].is_string(),
         body,
     }
 }
 
-/// A recording of nothing, to be filled.
-pub fn empty() -> Recording {
-    let (name, url) = (String::new(), String::new());
-    Recording { name, url, request: Value::Null, status: 200, headers: HeaderMap::new(), body: Vec::new() }
+impl Recording {
+    /// The last part of the name.
+    pub fn file_name(&self) -> &str {
+        self.name.rsplit('/').next().unwrap()
+    }
+
+    /// The same recording with another body, in another form.
+    pub fn with(&self, what: &str, body: Vec<u8>, is_stream: bool) -> Self {
+        let (url, request, headers) = (self.url.clone(), self.request.clone(), self.headers.clone());
+        Self { name: format!("{} {what}", self.name), url, request, status: self.status, headers, body, is_stream }
+    }
+
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
 }
 
-fn unbase64(text: &str) -> Vec<u8> {
+/// Reads base64, by a table of its own: nothing of the crate under test is used here.
+pub fn base64_bytes(text: &str) -> Vec<u8> {
     let digit = |byte: u8| b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/".iter().position(|&c| c == byte);
     let digits: Vec<u32> = text.bytes().filter_map(digit).map(|digit| u32::try_from(digit).unwrap()).collect();
-    let mut out = Vec::new();
-    for group in digits.chunks(4) {
+    let group = |group: &[u32]| {
         let word = group.iter().fold(0, |word, digit| word << 6 | digit) << (6 * (4 - group.len()));
-        out.extend_from_slice(&word.to_be_bytes()[1..group.len()]);
-    }
-    out
+        word.to_be_bytes()[1..group.len()].to_vec()
+    };
+    digits.chunks(4).flat_map(group).collect()
 }
 
 /// What an answer says, in whatever words.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Said {
     pub choices: Vec<SaidChoice>,
-    /// Input, output, cached input, reasoning.
-    pub usage: Option<[u64; 4]>,
+    /// Input, output, cache read, cache written (of both lifetimes), reasoning.
+    pub usage: Option<[u64; 5]>,
     /// Status and class of a failure.
     pub error: Option<(u16, Class)>,
+    /// Whether it broke off without an end.
+    pub is_cut: bool,
 }
 
 /// One choice of an answer.
@@ -105,9 +156,24 @@ pub struct SaidChoice {
 }
 
 impl Said {
+    /// An answer of one choice.
+    pub fn one(choice: SaidChoice, usage: Option<[u64; 5]>) -> Self {
+        Self { choices: vec![choice], usage, ..Self::default() }
+    }
+
     /// A failure.
     pub fn failed(status: u16, class: Class) -> Self {
         Self { error: Some((status, class)), ..Self::default() }
+    }
+
+    /// A failure of which the status tells everything.
+    pub fn refused(status: StatusCode) -> Self {
+        Self::failed(status.as_u16(), Class::from_status(status))
+    }
+
+    /// A stream that broke off; what it had said until then is not compared.
+    pub fn cut() -> Self {
+        Self { is_cut: true, ..Self::default() }
     }
 
     fn of_error(error: &UpstreamError) -> Self {
@@ -115,74 +181,29 @@ impl Said {
         Self::failed(error.status.as_u16(), error.class)
     }
 
-    /// An answer in OpenAI's grammar.
-    pub fn of_completion(body: &Value, usage: Option<Usage>) -> Self {
-        let choices = body["choices"].as_array().unwrap().iter().map(|choice| {
-            let message = &choice["message"];
-            let calls = message["tool_calls"].as_array().into_iter().flatten();
-            SaidChoice {
-                text: message["content"].as_str().unwrap_or_default().to_owned(),
-                reasoning: message["reasoning_content"].as_str().unwrap_or_default().to_owned(),
-                calls: calls.map(call_of).collect(),
-                finish: choice["finish_reason"].as_str().unwrap_or_default().to_owned(),
-            }
+    fn of(said: strict::Said, usage: Option<Usage>) -> Self {
+        let told = [&said.usage["prompt_tokens"], &said.usage["completion_tokens"]].map(Value::as_u64);
+        assert_eq!(told, [usage.map(|usage| usage.input), usage.map(|usage| usage.output)], "the client and the gateway");
+        let choices = said.choices.into_values().map(|spoken| SaidChoice {
+            text: spoken.content,
+            reasoning: spoken.reasoning,
+            calls: spoken.calls.into_iter().map(|(name, text)| (name, arguments(&text))).collect(),
+            finish: spoken.finish.unwrap_or_default(),
         });
-        Self { choices: choices.collect(), usage: usage.map(|usage| counts(&usage)), error: None }
-    }
-
-    /// A stream in OpenAI's grammar, which it must obey.
-    pub fn of_chunks(chunks: &[Value], usage: Option<Usage>) -> Self {
-        let mut choices: Vec<(SaidChoice, Vec<(Value, String)>)> = Vec::new();
-        let ids: std::collections::BTreeSet<&str> = chunks.iter().map(|chunk| chunk["id"].as_str().unwrap()).collect();
-        assert!(ids.len() <= 1, "one id per stream: {ids:?}");
-        for chunk in chunks {
-            assert_eq!(chunk["object"], "chat.completion.chunk");
-            for choice in chunk["choices"].as_array().unwrap() {
-                let index = usize::try_from(choice["index"].as_u64().unwrap()).unwrap();
-                if choices.len() <= index {
-                    choices.resize(index + 1, Default::default());
-                }
-                let (said, calls) = &mut choices[index];
-                assert!(said.finish.is_empty(), "nothing after a finish reason");
-                said.text.push_str(choice["delta"]["content"].as_str().unwrap_or_default());
-                said.reasoning.push_str(choice["delta"]["reasoning_content"].as_str().unwrap_or_default());
-                for part in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
-                    let number = usize::try_from(part["index"].as_u64().unwrap()).unwrap();
-                    assert!(number <= calls.len(), "calls are numbered in order");
-                    if number == calls.len() {
-                        assert!(!part["id"].as_str().unwrap().is_empty() && part["type"] == "function", "{part}");
-                        calls.push((part.clone(), String::new()));
-                    }
-                    calls[number].1.push_str(part["function"]["arguments"].as_str().unwrap_or_default());
-                }
-                said.finish = choice["finish_reason"].as_str().unwrap_or_default().to_owned();
-            }
-        }
-        let finished = choices.into_iter().map(|(mut said, calls)| {
-            let ids: std::collections::BTreeSet<String> = calls.iter().map(|(call, _)| call["id"].to_string()).collect();
-            assert_eq!(ids.len(), calls.len(), "every call has its own id");
-            said.calls = calls.iter().map(|(call, text)| (name_of(call), serde_json::from_str(text).unwrap())).collect();
-            said
-        });
-        Self { choices: finished.collect(), usage: usage.map(|usage| counts(&usage)), error: None }
+        let counts = |usage: Usage| {
+            [usage.input, usage.output, usage.cache_read, usage.cache_write + usage.cache_write_1h, usage.reasoning]
+        };
+        Self { choices: choices.collect(), usage: usage.map(counts), ..Self::default() }
     }
 }
 
-fn counts(usage: &Usage) -> [u64; 4] {
-    [usage.input, usage.output, usage.cache_read, usage.reasoning]
-}
-
-fn name_of(call: &Value) -> String {
-    call["function"]["name"].as_str().unwrap().to_owned()
-}
-
-fn call_of(call: &Value) -> (String, Value) {
-    assert!(!call["id"].as_str().unwrap().is_empty(), "{call}");
-    (name_of(call), serde_json::from_str(call["function"]["arguments"].as_str().unwrap()).unwrap())
+/// Arguments as JSON; text that is none stays text (a call that was cut by the token limit).
+pub fn arguments(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|_| Value::from(text))
 }
 
 /// The client's side of a replay; what it asks does not matter, only whether it streams.
-pub fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
+fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
     let body = match endpoint {
         Endpoint::Chat => {
             json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream, "stream_options": {"include_usage": true}})
@@ -192,184 +213,124 @@ pub fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
     ChatRequest::parse(Bytes::from(body.to_string()), endpoint).unwrap()
 }
 
-/// Plays a whole answer.
-pub fn whole(provider: &dyn Provider, recording: &Recording) -> Said {
-    let (request, account) = (client(Endpoint::Chat, false), Account::default());
-    let call = play::call(&request, "m", &account);
-    let status = StatusCode::from_u16(recording.status).unwrap();
-    if !status.is_success() {
-        return Said::of_error(&provider.error(status, &recording.headers, &recording.body));
+fn account() -> Account {
+    Account { project: Some("p".to_owned()), region: Some("us-east-1".to_owned()), ..Account::default() }
+}
+
+/// Plays a chat completion, asked of `model`, in the form in which it was recorded; a stream is cut in many ways.
+pub fn played(provider: &dyn Provider, model: &str, recording: &Recording) -> Said {
+    let (request, account) = (client(Endpoint::Chat, recording.is_stream), account());
+    let call = play::call(&request, model, &account);
+    if !recording.status.is_success() {
+        return Said::of_error(&provider.error(recording.status, &recording.headers, &recording.body));
+    }
+    if recording.is_stream {
+        return streamed(provider, &call, &recording.body);
     }
     match provider.answer(&call, &recording.headers, recording.body.clone().into()) {
         Ok(answer) => {
             let body: Value = serde_json::from_slice(&answer.body).unwrap();
-            if let Some(usage) = answer.usage {
-                assert_eq!(body["usage"]["prompt_tokens"], usage.input);
-                assert_eq!(body["usage"]["completion_tokens"], usage.output);
-            }
-            Said::of_completion(&body, answer.usage)
+            strict::whole_grammar(&body).unwrap();
+            Said::of(strict::from_answer(&body), answer.usage)
         }
         Err(error) => Said::of_error(&error),
     }
 }
 
-/// Plays a streamed answer, cut every way.
-pub fn streamed(provider: &dyn Provider, framing: Framing, recording: &Recording, body: &[u8]) -> Said {
-    let (request, account) = (client(Endpoint::Chat, true), Account::default());
-    let call = play::call(&request, "m", &account);
-    let status = StatusCode::from_u16(recording.status).unwrap();
-    if !status.is_success() {
-        return Said::of_error(&provider.error(status, &recording.headers, body));
-    }
-    let played = play::stream_every_way(provider, &call, framing, body);
+fn streamed(provider: &dyn Provider, call: &Call<'_>, body: &[u8]) -> Said {
+    let framing = provider.request(call).unwrap().framing;
+    let played = play::stream_cut(provider, call, framing, (body, CUTS));
     if let Some(error) = &played.error {
         assert!(!played.done, "an error and yet complete");
         return Said::of_error(error);
     }
-    assert!(played.done, "not complete: {played:?}");
-    assert_eq!(played.malformed, 0);
-    let chunks = played.chunks();
-    let told = chunks.last().map(|chunk| &chunk["usage"]["prompt_tokens"]);
-    assert_eq!(told.and_then(Value::as_u64), played.usage.map(|usage| usage.input), "the usage chunk is last");
-    Said::of_chunks(&chunks, played.usage)
+    if !played.done {
+        return Said::cut();
+    }
+    assert_eq!(played.malformed, 0, "frames were skipped");
+    Said::of(strict::grammar(&played.bytes, true).unwrap(), played.usage)
 }
 
-/// Plays an embeddings answer: its vectors, or the failure.
-pub fn vectors(provider: &dyn Provider, recording: &Recording, call: &Call<'_>) -> Result<(Vec<Vec<f64>>, Option<Usage>), Said> {
-    let status = StatusCode::from_u16(recording.status).unwrap();
-    if !status.is_success() {
-        return Err(Said::of_error(&provider.error(status, &recording.headers, &recording.body)));
+/// Plays an embeddings answer: its vectors and usage, or the status of the failure.
+pub fn vectors(provider: &dyn Provider, recording: &Recording) -> Result<(Vec<Vec<f64>>, Option<u64>), u16> {
+    let (request, account) = (client(Endpoint::Embeddings, false), account());
+    let call = Call { endpoint: Endpoint::Embeddings, ..play::call(&request, "m", &account) };
+    if !recording.status.is_success() {
+        return Err(provider.error(recording.status, &recording.headers, &recording.body).status.as_u16());
     }
-    let answer =
-        provider.answer(call, &recording.headers, recording.body.clone().into()).map_err(|error| Said::of_error(&error))?;
+    let answer = provider.answer(&call, &recording.headers, recording.body.clone().into());
+    let answer = answer.map_err(|error| error.status.as_u16())?;
     let body: Value = serde_json::from_slice(&answer.body).unwrap();
     let data = body["data"].as_array().unwrap().iter().enumerate().map(|(position, item)| {
         assert_eq!(item["index"], position);
-        item["embedding"].as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
+        numbers(&item["embedding"])
     });
-    Ok((data.collect(), answer.usage))
+    Ok((data.collect(), answer.usage.map(|usage| usage.input)))
+}
+
+pub fn numbers(list: &Value) -> Vec<f64> {
+    list.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect()
 }
 
 /// Counts what held and lists what did not.
 #[derive(Default)]
 pub struct Tally {
-    kind: &'static str,
+    what: &'static str,
     passed: usize,
     failed: Vec<String>,
 }
 
 impl Tally {
-    pub fn new(kind: &'static str) -> Self {
-        Self { kind, ..Self::default() }
+    pub fn new(what: &'static str) -> Self {
+        Self { what, ..Self::default() }
     }
 
-    /// One comparison; a difference or a panic is a failure.
-    pub fn check(&mut self, name: &str, expected: &Said, play: impl FnOnce() -> Said) {
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(play)) {
-            Ok(got) if got == *expected => self.passed += 1,
-            Ok(got) => self.failed.push(format!("{name}:\n  recorded {expected:?}\n  adapter  {got:?}")),
-            Err(_) => self.failed.push(format!("{name}: panicked")),
+    /// What was recorded, as `expected` reads it, against what is heard through `provider`.
+    pub fn hear(&mut self, provider: &dyn Provider, recording: &Recording, expected: impl Fn(&Recording) -> Said) {
+        self.hear_of(provider, "m", recording, expected);
+    }
+
+    /// The same, asked of a model whose name matters to the wire.
+    pub fn hear_of(
+        &mut self,
+        provider: &dyn Provider,
+        model: &str,
+        recording: &Recording,
+        expected: impl Fn(&Recording) -> Said,
+    ) {
+        self.check(&recording.name, || {
+            let (expected, heard) = (expected(recording), played(provider, model, recording));
+            if heard == expected { Ok(()) } else { Err(format!("\n  recorded {expected:?}\n  adapter  {heard:?}")) }
+        });
+    }
+
+    /// Any comparison; a difference or a panic is a failure of this recording alone.
+    pub fn check(&mut self, name: &str, compare: impl FnOnce() -> Result<(), String>) {
+        match std::panic::catch_unwind(AssertUnwindSafe(compare)) {
+            Ok(Ok(())) => self.passed += 1,
+            Ok(Err(why)) => self.failed.push(format!("{name}: {why:.3000}")),
+            Err(panic) => {
+                let told = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+                self.failed.push(format!("{name}: panicked: {}", told.unwrap_or_default()));
+            }
         }
     }
 
-    /// Another kind of comparison.
+    /// A comparison that is one question.
     pub fn assert(&mut self, name: &str, holds: bool, why: &str) {
-        if holds {
-            self.passed += 1;
-        } else {
-            self.failed.push(format!("{name}: {why}"));
-        }
+        self.check(name, || if holds { Ok(()) } else { Err(why.to_owned()) });
     }
 
-    /// Prints the pass rate; fails for whatever is not in the list of differences with a reason.
+    /// Prints the pass rate; fails for whatever is not in the list of exceptions, each with its reason.
     pub fn end(self, excused: &[(&str, &str)]) {
         let total = self.passed + self.failed.len();
-        println!("{}: {} of {total} comparisons with recordings hold", self.kind, self.passed);
-        let (known, new): (Vec<String>, Vec<String>) =
-            self.failed.into_iter().partition(|failure| excused.iter().any(|(name, _)| failure.starts_with(name)));
+        println!("{}: {} of {total} comparisons with recordings hold", self.what, self.passed);
+        let reason = |failure: &String| excused.iter().find(|(name, _)| failure.contains(name)).map(|(_, reason)| reason);
+        let (known, new): (Vec<String>, Vec<String>) = self.failed.into_iter().partition(|failure| reason(failure).is_some());
         for failure in known {
-            let reason = excused.iter().find(|(name, _)| failure.starts_with(name)).unwrap().1;
-            println!("  differs: {failure}\n  because {reason}");
+            println!("  differs: {:.200}, because {}", failure, reason(&failure).unwrap());
         }
+        assert!(total > 0, "{}: nothing was recorded", self.what);
         assert!(new.is_empty(), "{}", new.join("\n"));
-    }
-}
-
-/// The second opinion on a recording, where there is one.
-pub fn second_opinion(root: &Path, kind: &str, name: &str) -> Option<Said> {
-    let path = root.join("oracle/expected").join(kind).join(format!("{name}.json"));
-    let case: Value = serde_json::from_slice(&std::fs::read(path).ok()?).unwrap();
-    let result = &case["result"];
-    if let Some(status) = result["status_code"].as_u64() {
-        let status = u16::try_from(status).unwrap();
-        return Some(Said::failed(status, Class::from_status(StatusCode::from_u16(status).unwrap())));
-    }
-    match result {
-        Value::Array(chunks) => Some(opinion_of_chunks(chunks)),
-        Value::Object(_) if result["choices"].is_array() => {
-            let mut said = std::panic::catch_unwind(|| Said::of_completion(result, None)).ok()?;
-            said.usage = opinion_of_usage(&result["usage"]);
-            Some(said)
-        }
-        _ => None,
-    }
-}
-
-/// Leniently: the second opinion breaks the grammar here and there.
-fn opinion_of_chunks(chunks: &[Value]) -> Said {
-    let mut said = Said::default();
-    let mut calls: Vec<(u64, String, String)> = Vec::new();
-    let mut choice = SaidChoice::default();
-    for chunk in chunks {
-        for part in chunk["choices"].as_array().into_iter().flatten() {
-            choice.text.push_str(part["delta"]["content"].as_str().unwrap_or_default());
-            choice.reasoning.push_str(part["delta"]["reasoning_content"].as_str().unwrap_or_default());
-            for call in part["delta"]["tool_calls"].as_array().into_iter().flatten() {
-                if let Some(name) = call["function"]["name"].as_str() {
-                    calls.push((call["index"].as_u64().unwrap_or(0), name.to_owned(), String::new()));
-                }
-                if let Some((.., arguments)) = calls.last_mut() {
-                    arguments.push_str(call["function"]["arguments"].as_str().unwrap_or_default());
-                }
-            }
-            if let Some(finish) = part["finish_reason"].as_str() {
-                finish.clone_into(&mut choice.finish);
-            }
-        }
-        said.usage = opinion_of_usage(&chunk["usage"]).or(said.usage);
-    }
-    choice.calls = calls.into_iter().map(|(_, name, text)| (name, serde_json::from_str(&text).unwrap_or(Value::Null))).collect();
-    said.choices = vec![choice];
-    said
-}
-
-fn opinion_of_usage(usage: &Value) -> Option<[u64; 4]> {
-    let part = |path: &str| usage.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-    Some([
-        usage["prompt_tokens"].as_u64()?,
-        usage["completion_tokens"].as_u64()?,
-        part("/prompt_tokens_details/cached_tokens"),
-        part("/completion_tokens_details/reasoning_tokens"),
-    ])
-}
-
-/// Prints where the second opinion differs from `ours`, and why; a difference without a reason fails.
-pub fn compare_opinion(root: &Path, kind: &str, name: &str, ours: &Said, reasons: &[(&str, &str)]) -> Option<String> {
-    let theirs = second_opinion(root, kind, name)?;
-    let same = match (ours.error, theirs.error) {
-        (Some((status, _)), Some((theirs, _))) => status == theirs,
-        (None, None) => *ours == theirs,
-        _ => false,
-    };
-    let reason = reasons.iter().find(|(known, _)| *known == name);
-    if same {
-        return reason.map(|_| format!("{kind}/{name}: is listed as different and is not"));
-    }
-    match reason {
-        Some((_, reason)) => {
-            println!("  second opinion on {kind}/{name} differs: {reason}");
-            None
-        }
-        None => Some(format!("{kind}/{name}: no reason for\n  ours   {ours:?}\n  theirs {theirs:?}")),
     }
 }

@@ -4,77 +4,71 @@
 
 use std::collections::BTreeMap;
 
+use providers::Class;
 use serde_json::{Value, json};
 
-use crate::heard::{self, Heard, Recording, Tally};
+use crate::recorded::{self, Recording, Said, SaidChoice, Tally};
 
-/// Who is right, and why, where a recording fails or LiteLLM hears otherwise.
-const REASONS: [(&str, &str); 3] = [
-    ("messages-stream-reasoning-8d5a56", "we: the searches ran at Anthropic and are no calls for the client to answer"),
+/// A model of Anthropic's, by whose name Vertex AI knows the words.
+pub const MODEL: &str = "claude-sonnet-4-5";
+
+/// Why a recording is not one answer.
+const REASONS: [(&str, &str); 2] = [
     ("vercel-anthropic-programmatic-tool-calling.1-stream", "the file holds several answers, one after another; a call has one"),
     ("vercel-anthropic-tool-search-regex.1-stream", "the file holds several answers, one after another; a call has one"),
 ];
 
 #[test]
 fn recorded_answers_are_heard_as_they_were_given() {
-    let Some(folder) = heard::folder() else { return };
+    let Some(root) = recorded::root() else { return };
     for (place, kind) in [("anthropic", "anthropic"), ("_response_only/anthropic", "anthropic"), ("vertex", "vertex")] {
         let provider = providers::provider(kind).unwrap();
-        let mut tally = Tally::default();
-        for recording in heard::recordings(&folder, place) {
+        let mut tally = Tally::new(place);
+        for recording in recorded::of(&root, place) {
             let is_chat = !recording.url.contains("count_tokens") && (place != "vertex" || recording.url.contains("/anthropic/"));
             if is_chat {
-                tally.play(provider, &recording, expected);
+                tally.hear_of(provider, MODEL, &recording, expected);
             }
         }
-        tally.settle(place, &REASONS);
+        tally.end(&REASONS);
     }
 }
 
 /// What the bytes of a recording say.
-fn expected(recording: &Recording) -> Heard {
-    let text = String::from_utf8(recording.body.clone()).unwrap();
+fn expected(recording: &Recording) -> Said {
     if recording.status != 200 {
-        return expected_error(recording.status, &serde_json::from_str(&text).unwrap());
+        return expected_error(recording.status.as_u16(), &recording.json());
     }
-    if !recording.is_stream {
-        return expected_message(&serde_json::from_str(&text).unwrap());
-    }
-    assembled(events(recording))
+    if recording.is_stream { assembled(events(recording)) } else { expected_message(&recording.json()) }
 }
 
 /// Errors built from documentation, one cut stream among them.
 #[test]
 fn documented_errors_keep_their_class() {
-    let Some(folder) = heard::folder() else { return };
+    let Some(root) = recorded::root() else { return };
     let provider = providers::provider("anthropic").unwrap();
-    let mut tally = Tally::default();
-    for recording in heard::documented(&folder, "anthropic") {
-        tally.play(provider, &recording, expected);
+    let mut tally = Tally::new("documented errors of Anthropic");
+    for recording in recorded::documented(&root, "anthropic") {
+        tally.hear(provider, &recording, expected);
     }
-    tally.settle(
-        "documented anthropic errors",
-        &[("anthropic-200-truncated-connection", "a cut stream must not end: the walk says so")],
-    );
+    tally.end(&[]);
 }
 
 /// A streamed answer and the same answer given whole are heard alike.
 #[test]
 fn streamed_and_whole_answers_agree() {
-    let Some(folder) = heard::folder() else { return };
+    let Some(root) = recorded::root() else { return };
     let provider = providers::provider("anthropic").unwrap();
-    let mut tally = Tally::default();
-    for mut recording in heard::recordings(&folder, "anthropic") {
+    let mut tally = Tally::new("Anthropic's streams as whole answers");
+    for recording in recorded::of(&root, "anthropic") {
         if recording.is_stream && recording.status == 200 {
             let mut message = message_of(events(&recording)).unwrap();
             message["type"] = "message".into();
-            recording.body = message.to_string().into_bytes();
-            recording.is_stream = false;
-            recording.second_opinion = None;
-            tally.play(provider, &recording, expected);
+            let whole = recording.with("as a whole answer", message.to_string().into_bytes(), false);
+            tally.hear(provider, &whole, expected);
         }
     }
-    tally.settle("anthropic streams as whole answers", &[]);
+    tally.end(&[]);
 }
 
 fn events(recording: &Recording) -> impl Iterator<Item = Value> {
@@ -84,9 +78,9 @@ fn events(recording: &Recording) -> impl Iterator<Item = Value> {
 }
 
 /// What a message is heard as when it is put together from its events.
-pub fn assembled(events: impl Iterator<Item = Value>) -> Heard {
+pub fn assembled(events: impl Iterator<Item = Value>) -> Said {
     match message_of(events) {
-        Ok(message) if message["stop_reason"].is_null() => Heard::cut(),
+        Ok(message) if message["stop_reason"].is_null() => Said::cut(),
         Ok(message) => expected_message(&message),
         Err(error) => expected_error(502, &error),
     }
@@ -114,7 +108,7 @@ fn message_of(events: impl Iterator<Item = Value>) -> Result<Value, Value> {
     }
     for block in blocks.values_mut() {
         if let Some(text) = block["partial"].as_str().filter(|text| !text.is_empty()) {
-            block["input"] = heard::arguments(text);
+            block["input"] = recorded::arguments(text);
         }
     }
     message["content"] = blocks.into_values().collect();
@@ -135,7 +129,7 @@ fn add(block: &mut Value, delta: &Value) {
     }
 }
 
-pub fn expected_message(message: &Value) -> Heard {
+pub fn expected_message(message: &Value) -> Said {
     let blocks = message["content"].as_array().unwrap();
     let joined =
         |kind: &str| blocks.iter().filter(|block| block["type"] == kind).filter_map(|block| block[kind].as_str()).collect();
@@ -155,32 +149,26 @@ pub fn expected_message(message: &Value) -> Heard {
         "tool_use" => "tool_calls",
         other => panic!("no expectation for {other}"),
     };
-    Heard {
-        text: joined("text"),
-        reasoning: joined("thinking"),
-        calls,
-        finish: finish.to_owned(),
-        usage: usage
-            .as_object()
-            .map(|_| [input, count("/output_tokens"), read, written, count("/output_tokens_details/thinking_tokens")]),
-        error: None,
-    }
+    let usage = usage
+        .as_object()
+        .map(|_| [input, count("/output_tokens"), read, written, count("/output_tokens_details/thinking_tokens")]);
+    Said::one(SaidChoice { text: joined("text"), reasoning: joined("thinking"), calls, finish: finish.to_owned() }, usage)
 }
 
-fn expected_error(status: u16, body: &Value) -> Heard {
+fn expected_error(status: u16, body: &Value) -> Said {
     let message = body["error"]["message"].as_str().unwrap_or_default();
-    let (kind, code, status) = match body["error"]["type"].as_str().unwrap_or_default() {
-        _ if message.contains("credit balance") => ("insufficient_quota", "insufficient_quota", 429),
-        _ if message.contains("prompt is too long") => ("invalid_request_error", "context_length_exceeded", 400),
-        "authentication_error" => ("authentication_error", "invalid_api_key", 401),
-        "billing_error" => ("insufficient_quota", "insufficient_quota", 429),
-        "permission_error" => ("permission_error", "", 403),
-        "not_found_error" => ("invalid_request_error", "model_not_found", 404),
-        "rate_limit_error" => ("rate_limit_error", "rate_limit_exceeded", 429),
-        "overloaded_error" => ("server_error", "", 503),
-        "timeout_error" => ("timeout_error", "", 504),
-        "api_error" => ("server_error", "", status),
-        _ => ("invalid_request_error", "", status),
+    let (status, class) = match body["error"]["type"].as_str().unwrap_or_default() {
+        _ if message.contains("credit balance") => (429, Class::Quota),
+        _ if message.contains("prompt is too long") => (400, Class::ContextOverflow),
+        "authentication_error" => (401, Class::Authentication),
+        "billing_error" => (429, Class::Quota),
+        "permission_error" => (403, Class::Permission),
+        "not_found_error" => (404, Class::NotFound),
+        "rate_limit_error" => (429, Class::RateLimited),
+        "overloaded_error" => (503, Class::Overloaded),
+        "timeout_error" => (504, Class::Timeout),
+        "api_error" => (status, Class::Server),
+        _ => (status, Class::Invalid),
     };
-    Heard { error: Some((kind.to_owned(), code.to_owned(), status)), ..Heard::default() }
+    Said::failed(status, class)
 }

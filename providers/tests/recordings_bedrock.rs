@@ -2,59 +2,57 @@
 //! say, read here a second time by the simplest code.
 //! It must not know how the adapters work.
 
+use providers::Class;
 use providers::frames::Framing;
 use serde_json::{Value, json};
 
-use crate::heard::{self, Heard, Recording, Tally};
 use crate::play;
-use crate::recordings_anthropic::{assembled, expected_message};
+use crate::recorded::{self, Recording, Said, SaidChoice, Tally};
+use crate::recordings_anthropic::{MODEL, assembled, expected_message};
 
-/// Who is right, and why, where a recording fails or LiteLLM hears otherwise.
-const REASONS: [(&str, &str); 1] = [(
-    "converse-sync-err403-28e3d4",
-    "we: credentials that AWS does not know are a 401 to an OpenAI client, an AuthenticationError",
-)];
+/// Why a recording is not read.
+const UNSPOKEN: &str = "InvokeModel in a maker's own older wire";
+const REASONS: [(&str, &str); 1] = [(UNSPOKEN, "every such model speaks Converse, in which the gateway asks")];
 
 #[test]
 fn recorded_answers_are_heard_as_they_were_given() {
-    let Some(folder) = heard::folder() else { return };
+    let Some(root) = recorded::root() else { return };
     for place in ["bedrock", "_response_only/bedrock"] {
-        let mut tally = Tally::default();
-        for recording in heard::recordings(&folder, place).into_iter().map(framed) {
+        let mut tally = Tally::new(place);
+        for recording in recorded::of(&root, place).into_iter().map(framed) {
             match kind(&recording) {
-                Some(kind) => tally.play(providers::provider(kind).unwrap(), &recording, expected),
-                None => tally.fail(&recording, "InvokeModel in a maker's own older wire; every such model speaks Converse"),
+                Some(kind) => tally.hear_of(providers::provider(kind).unwrap(), MODEL, &recording, expected),
+                None => tally.assert(&recording.name, false, UNSPOKEN),
             }
         }
-        tally.settle(place, &REASONS);
+        tally.end(&REASONS);
     }
 }
 
 /// Errors built from documentation, in frames of a stream too.
 #[test]
 fn documented_errors_keep_their_class() {
-    let Some(folder) = heard::folder() else { return };
-    let mut tally = Tally::default();
-    for recording in heard::documented(&folder, "bedrock") {
-        tally.play(providers::provider("bedrock").unwrap(), &recording, expected);
+    let Some(root) = recorded::root() else { return };
+    let mut tally = Tally::new("documented errors of Bedrock");
+    for recording in recorded::documented(&root, "bedrock") {
+        tally.hear_of(providers::provider("bedrock").unwrap(), MODEL, &recording, expected);
     }
-    tally.settle("documented bedrock errors", &[]);
+    tally.end(&[]);
 }
 
 /// A streamed answer and the same answer given whole are heard alike.
 #[test]
 fn streamed_and_whole_answers_agree() {
-    let Some(folder) = heard::folder() else { return };
-    let mut tally = Tally::default();
-    for mut recording in heard::recordings(&folder, "bedrock") {
+    let Some(root) = recorded::root() else { return };
+    let mut tally = Tally::new("Bedrock's streams as whole answers");
+    for recording in recorded::of(&root, "bedrock") {
         if recording.is_stream && recording.status == 200 && kind(&recording) == Some("bedrock") {
-            recording.body = put_together(&events(&recording.body)).to_string().into_bytes();
-            recording.is_stream = false;
-            recording.second_opinion = None;
-            tally.play(providers::provider("bedrock").unwrap(), &recording, expected);
+            let body = put_together(&events(&recording.body)).to_string().into_bytes();
+            let whole = recording.with("as a whole answer", body, false);
+            tally.hear_of(providers::provider("bedrock").unwrap(), MODEL, &whole, expected);
         }
     }
-    tally.settle("bedrock streams as whole answers", &[]);
+    tally.end(&[]);
 }
 
 /// Some streams were recorded as lines of JSON, each event under its name: they get their frames back.
@@ -79,8 +77,7 @@ fn kind(recording: &Recording) -> Option<&'static str> {
     if recording.url.is_empty() || recording.url.contains("/converse") || recording.status != 200 {
         return Some("bedrock");
     }
-    let first =
-        if recording.is_stream { events(&recording.body).remove(0).1 } else { serde_json::from_slice(&recording.body).unwrap() };
+    let first = if recording.is_stream { events(&recording.body).remove(0).1 } else { recording.json() };
     match (first["type"].as_str(), first["output"].is_object()) {
         (Some("message" | "message_start"), _) => Some("bedrock-anthropic"),
         (_, true) => Some("bedrock"),
@@ -98,7 +95,7 @@ fn events(body: &[u8]) -> Vec<(String, Value)> {
         let payload: Value = serde_json::from_slice(&rest[12 + headers..total - 4]).unwrap();
         let name = name(&rest[12..12 + headers]);
         let payload = match payload["bytes"].as_str() {
-            Some(base64) => serde_json::from_slice(&heard::base64_bytes(base64)).unwrap(),
+            Some(base64) => serde_json::from_slice(&recorded::base64_bytes(base64)).unwrap(),
             None => payload,
         };
         events.push((name, payload));
@@ -122,29 +119,29 @@ fn name(mut headers: &[u8]) -> String {
     found
 }
 
-fn expected(recording: &Recording) -> Heard {
+fn expected(recording: &Recording) -> Said {
     if recording.status != 200 {
         return expected_error(recording);
     }
     match (kind(recording), recording.is_stream) {
         (Some("bedrock-anthropic"), true) => assembled(events(&recording.body).into_iter().map(|(_, event)| event)),
-        (Some("bedrock-anthropic"), false) => expected_message(&serde_json::from_slice(&recording.body).unwrap()),
+        (Some("bedrock-anthropic"), false) => expected_message(&recording.json()),
         (_, true) => expected_stream(&events(&recording.body)),
-        (_, false) => expected_converse(&serde_json::from_slice(&recording.body).unwrap()),
+        (_, false) => expected_converse(&recording.json()),
     }
 }
 
-fn expected_stream(events: &[(String, Value)]) -> Heard {
+fn expected_stream(events: &[(String, Value)]) -> Said {
     let (name, event) = events.last().unwrap();
-    let (kind, code, status) = match name.as_str() {
-        "throttlingException" => ("rate_limit_error", "rate_limit_exceeded", 429),
-        "validationException" => ("invalid_request_error", "", 400),
-        "serviceUnavailableException" => ("server_error", "", 503),
-        name if name.ends_with("Exception") => ("server_error", "", 502),
+    let (status, class) = match name.as_str() {
+        "throttlingException" => (429, Class::RateLimited),
+        "validationException" => (400, Class::Invalid),
+        "serviceUnavailableException" => (503, Class::Overloaded),
+        name if name.ends_with("Exception") => (502, Class::Server),
         _ => return expected_converse(&put_together(events)),
     };
     assert!(event["message"].is_string(), "an exception without words");
-    Heard { error: Some((kind.to_owned(), code.to_owned(), status)), ..Heard::default() }
+    Said::failed(status, class)
 }
 
 /// A whole answer put together from its events.
@@ -164,7 +161,7 @@ fn put_together(events: &[(String, Value)]) -> Value {
     }
     for block in &mut blocks {
         if let Some(text) = block["partial"].as_str().filter(|text| !text.is_empty()) {
-            block["toolUse"]["input"] = heard::arguments(text);
+            block["toolUse"]["input"] = recorded::arguments(text);
         }
     }
     answer["output"]["message"]["content"] = blocks.into();
@@ -185,7 +182,7 @@ fn add(block: &mut Value, delta: &Value) {
     }
 }
 
-fn expected_converse(answer: &Value) -> Heard {
+fn expected_converse(answer: &Value) -> Said {
     let blocks = answer["output"]["message"]["content"].as_array().unwrap();
     let joined = |pointer: &str| blocks.iter().filter_map(|block| block.pointer(pointer)?.as_str()).collect::<String>();
     let calls = blocks.iter().map(|block| &block["toolUse"]).filter(|call| call["name"].is_string());
@@ -201,33 +198,27 @@ fn expected_converse(answer: &Value) -> Heard {
         "tool_use" => "tool_calls",
         other => panic!("no expectation for {other}"),
     };
-    Heard {
-        text: joined("/text"),
-        reasoning: joined("/reasoningContent/reasoningText/text"),
-        calls,
-        finish: finish.to_owned(),
-        usage: usage.as_object().map(|_| [count("inputTokens") + read + written, count("outputTokens"), read, written, 0]),
-        error: None,
-    }
+    let usage = usage.as_object().map(|_| [count("inputTokens") + read + written, count("outputTokens"), read, written, 0]);
+    let reasoning = joined("/reasoningContent/reasoningText/text");
+    Said::one(SaidChoice { text: joined("/text"), reasoning, calls, finish: finish.to_owned() }, usage)
 }
 
-fn expected_error(recording: &Recording) -> Heard {
-    let body: Value = serde_json::from_slice(&recording.body).unwrap();
+fn expected_error(recording: &Recording) -> Said {
+    let body = recording.json();
     let message = body["message"].as_str().or(body["Message"].as_str()).unwrap_or_default();
     let named = recording.headers.get("x-amzn-errortype").map_or("", |value| value.to_str().unwrap());
-    let (kind, code, status) = match (recording.status, named.split(':').next().unwrap()) {
-        _ if message.contains("Input Tokens Exceeded") || message.contains("is too long") => {
-            ("invalid_request_error", "context_length_exceeded", 400)
-        }
-        (400, _) if message.contains("model identifier is invalid") => ("invalid_request_error", "model_not_found", 400),
-        (403, "UnrecognizedClientException" | "ExpiredTokenException") => ("authentication_error", "invalid_api_key", 401),
-        (403, _) => ("permission_error", "", 403),
-        (404, _) => ("invalid_request_error", "model_not_found", 404),
-        (408, _) => ("timeout_error", "", 504),
-        (424, _) => ("server_error", "", 502),
-        (429, _) => ("rate_limit_error", "rate_limit_exceeded", 429),
-        (status @ 500.., _) => ("server_error", "", status),
-        (status, _) => ("invalid_request_error", "", status),
+    let (status, class) = match (recording.status.as_u16(), named.split(':').next().unwrap()) {
+        _ if message.contains("Input Tokens Exceeded") || message.contains("is too long") => (400, Class::ContextOverflow),
+        (400, _) if message.contains("model identifier is invalid") => (400, Class::NotFound),
+        (403, "UnrecognizedClientException" | "ExpiredTokenException") => (401, Class::Authentication),
+        (403, _) => (403, Class::Permission),
+        (404, _) => (404, Class::NotFound),
+        (408, _) => (504, Class::Timeout),
+        (424, _) => (502, Class::Server),
+        (429, _) => (429, Class::RateLimited),
+        (503, _) => (503, Class::Overloaded),
+        (status @ 500.., _) => (status, Class::Server),
+        (status, _) => (status, Class::Invalid),
     };
-    Heard { error: Some((kind.to_owned(), code.to_owned(), status)), ..Heard::default() }
+    Said::failed(status, class)
 }

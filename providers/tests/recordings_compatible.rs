@@ -6,109 +6,54 @@
 //! It must not know how the adapter works.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use providers::frames::Framing;
 use providers::{Account, Call, ChatRequest, Class, Endpoint, Provider, Usage};
 use serde_json::{Value, json};
 
 use crate::play::{self, Played};
+use crate::recorded::{self, CUTS, Recording, Tally};
 use crate::strict::{self, Said};
 
-struct Recording {
-    path: PathBuf,
-    provider: String,
-    request: Value,
-    endpoint: Endpoint,
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Bytes,
-}
+/// Providers that speak no wire of OpenAI's, or whose own is looked at elsewhere.
+const FOREIGN: [&str; 4] = ["anthropic", "bedrock", "cohere", "vertex"];
 
 #[test]
 fn every_recording_of_openais_wire_comes_out_in_openais_grammar() {
-    let Some(root) = std::env::var_os("WIRE_RECORDINGS") else {
-        println!("skipped: WIRE_RECORDINGS is not set");
-        return;
-    };
-    let mut files = Vec::new();
-    collect(&Path::new(&root).join("recordings"), &mut files);
-    collect(&Path::new(&root).join("documented_errors"), &mut files);
-    files.sort();
-    let mut rates: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-    let mut failures = Vec::new();
-    let mut differences = Vec::new();
-    for recording in files.iter().filter_map(|path| read(path)) {
-        let outcome = std::panic::catch_unwind(|| check(&recording));
-        let outcome = outcome.unwrap_or_else(|panic| Err(format!("panicked: {:?}", panic.downcast_ref::<String>())));
-        let rate = rates.entry(recording.provider.clone()).or_default();
-        rate.1 += 1;
-        match outcome {
-            Ok(()) => {
-                rate.0 += 1;
-                differences.extend(second_opinion(&recording, Path::new(&root)));
-            }
-            Err(reason) => failures.push(format!("{}: {reason}", recording.path.display())),
+    let Some(root) = recorded::root() else { return };
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut tally = Tally::new("OpenAI's wire");
+    for recording in recorded::all(&root) {
+        if let Some(endpoint) = endpoint(&recording) {
+            *counts.entry(provider(&recording).to_owned()).or_default() += 1;
+            tally.check(&recording.name, || check(&recording, endpoint));
         }
     }
-    println!("provider              passed / recorded");
-    rates.iter().for_each(|(provider, (passed, all))| println!("{provider:<24}{passed:>4} / {all}"));
-    println!("{} differ from the second opinion:\n{}", differences.len(), differences.join("\n"));
-    assert!(!rates.is_empty(), "no recordings under WIRE_RECORDINGS");
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    println!("{counts:?}");
+    tally.end(&[]);
 }
 
-fn collect(folder: &Path, out: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, out);
-        } else if path.extension().is_some_and(|ending| ending == "json") {
-            out.push(path);
-        }
-    }
+/// Who answered.
+fn provider(recording: &Recording) -> &str {
+    let (folder, name) = recording.name.split_once('/').unwrap();
+    if folder == recorded::DOCUMENTED { name.split('-').next().unwrap() } else { folder }
 }
 
-/// The recording, if it is a chat completion or embedding in OpenAI's wire.
-fn read(path: &Path) -> Option<Recording> {
-    let whole: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let folder = path.parent()?.file_name()?.to_str()?;
-    let is_documented = folder == "documented_errors";
-    let provider = if is_documented { path.file_stem()?.to_str()?.split('-').next()? } else { folder }.to_owned();
-    let body = match &whole["response"]["body"] {
-        Value::String(text) => text.clone(),
-        Value::Null => return None,
-        other => other.to_string(),
-    };
-    let url = whole["request"]["url"].as_str().unwrap_or_default();
-    let is_native = url.contains("/api/embed");
-    let foreign = ["anthropic", "bedrock", "cohere", "vertex"].contains(&provider.as_str());
-    let is_documented = is_documented && provider != "gemini";
-    let endpoint = if is_documented || url.contains("/chat/completions") || (url.is_empty() && body.contains("chat.completion")) {
-        Endpoint::Chat
-    } else if url.ends_with("/embeddings") && !is_native && !foreign && provider != "perplexity" {
-        Endpoint::Embeddings
+/// What was asked for, if it was a chat completion or embedding in OpenAI's wire.
+fn endpoint(recording: &Recording) -> Option<Endpoint> {
+    let (url, provider) = (recording.url.as_str(), provider(recording));
+    let is_documented = recording.name.starts_with(recorded::DOCUMENTED) && provider != "gemini";
+    let is_shaped = || url.is_empty() && String::from_utf8_lossy(&recording.body).contains("chat.completion");
+    if FOREIGN.contains(&provider) || recording.body.is_empty() {
+        None
+    } else if is_documented || url.contains("/chat/completions") || is_shaped() {
+        Some(Endpoint::Chat)
     } else {
-        return None;
-    };
-    if foreign {
-        return None;
+        let is_openais = url.ends_with("/embeddings") && !url.contains("/api/embed") && provider != "perplexity";
+        is_openais.then_some(Endpoint::Embeddings)
     }
-    let given = whole["response"]["headers"].as_object().into_iter().flatten();
-    let headers = given.filter_map(|(name, value)| {
-        Some((name.parse::<http::HeaderName>().ok()?, value.as_str()?.parse::<http::HeaderValue>().ok()?))
-    });
-    Some(Recording {
-        path: path.to_owned(),
-        provider,
-        request: whole["request"]["body"].clone(),
-        endpoint,
-        status: StatusCode::from_u16(u16::try_from(whole["response"]["status"].as_u64().unwrap_or(200)).ok()?).ok()?,
-        headers: headers.collect(),
-        body: Bytes::from(body),
-    })
 }
 
 fn row(provider: &str) -> &'static dyn Provider {
@@ -121,16 +66,15 @@ fn row(provider: &str) -> &'static dyn Provider {
     providers::provider(kind).unwrap()
 }
 
-fn check(recording: &Recording) -> Result<(), String> {
-    let row = row(&recording.provider);
+fn check(recording: &Recording, endpoint: Endpoint) -> Result<(), String> {
+    let row = row(provider(recording));
     if !recording.status.is_success() {
         return check_error(row, recording);
     }
-    if recording.endpoint == Endpoint::Embeddings {
+    if endpoint == Endpoint::Embeddings {
         return check_embeddings(row, recording);
     }
-    let start = recording.body.trim_ascii_start();
-    let is_stream = [&b"data:"[..], b"event:", b":"].iter().any(|field| start.starts_with(field));
+    let is_stream = recording.is_stream;
     for wants_usage in [true, false] {
         let request = request(recording, is_stream, wants_usage);
         let account = Account::default();
@@ -165,7 +109,11 @@ fn check_request(row: &dyn Provider, call: &Call<'_>) -> Result<(), String> {
 
 fn check_stream(row: &dyn Provider, call: &Call<'_>, body: &[u8], wants_usage: bool) -> Result<(), String> {
     check_every_cut(body)?;
-    let played = if wants_usage { stream_cut(row, call, body) } else { play::stream(row, call, Framing::Sse, &[body]) };
+    let played = if wants_usage {
+        play::stream_cut(row, call, Framing::Sse, (body, CUTS))
+    } else {
+        play::stream(row, call, Framing::Sse, &[body])
+    };
     let expected = strict::from_events(body);
     if let Some(error) = &expected.error {
         let told = played.error.as_ref().ok_or("the error in mid-stream was not told")?;
@@ -185,18 +133,6 @@ fn check_stream(row: &dyn Provider, call: &Call<'_>, body: &[u8], wants_usage: b
         check_told_usage(&got.usage, played.usage.as_ref())?;
     }
     Ok(())
-}
-
-/// Whole, byte by byte and cut in two at some thirty places, all of which must say the same.
-fn stream_cut(row: &dyn Provider, call: &Call<'_>, body: &[u8]) -> Played {
-    let whole = play::stream(row, call, Framing::Sse, &[body]);
-    let bytes: Vec<&[u8]> = body.chunks(1).collect();
-    assert_eq!(whole, play::stream(row, call, Framing::Sse, &bytes), "byte by byte differs from whole");
-    for cut in (0..=body.len()).step_by(body.len() / 30 + 1) {
-        let (head, tail) = body.split_at(cut);
-        assert_eq!(whole, play::stream(row, call, Framing::Sse, &[head, tail]), "cut at byte {cut} differs from whole");
-    }
-    whole
 }
 
 /// Cut in two at every single byte, the same frames come out, so that the translator, which sees only
@@ -274,7 +210,7 @@ fn check_told_usage(told: &Value, usage: Option<&Usage>) -> Result<(), String> {
 fn check_whole(row: &dyn Provider, call: &Call<'_>, recording: &Recording) -> Result<(), String> {
     let recorded: Value =
         serde_json::from_slice(&recording.body).map_err(|fault| format!("the recording is no JSON: {fault}"))?;
-    let answered = row.answer(call, &recording.headers, recording.body.clone());
+    let answered = row.answer(call, &recording.headers, recording.body.clone().into());
     if recorded.get("error").is_some_and(Value::is_object) || recorded["choices"].as_array().is_none_or(Vec::is_empty) {
         return if answered.is_err() { Ok(()) } else { Err("an error in a 200 body was told as an answer".to_owned()) };
     }
@@ -293,7 +229,7 @@ fn check_embeddings(row: &dyn Provider, recording: &Recording) -> Result<(), Str
     let request = ChatRequest::parse(body, Endpoint::Embeddings).unwrap();
     let account = Account::default();
     let call = Call { endpoint: Endpoint::Embeddings, ..play::call(&request, "m", &account) };
-    let answer = row.answer(&call, &recording.headers, recording.body.clone()).map_err(|error| format!("{error:?}"))?;
+    let answer = row.answer(&call, &recording.headers, recording.body.clone().into()).map_err(|error| format!("{error:?}"))?;
     strict::same(&json!(answer.body == recording.body), &json!(true), "bytes untouched")?;
     let recorded: Value = serde_json::from_slice(&recording.body).unwrap();
     check_usage(answer.usage.as_ref(), &recorded["usage"])
@@ -326,45 +262,4 @@ fn check_error(row: &dyn Provider, recording: &Recording) -> Result<(), String> 
         _ => &[Class::Server, Class::Overloaded, Class::Timeout, Class::ContextOverflow],
     };
     strict::same(&json!(classes.contains(&error.class)), &json!(true), &format!("class {:?}", error.class))
-}
-
-/// Where LiteLLM made something else of the same answer than the recording itself says (which is
-/// what this test holds us to). In the open recordings it differs four times, and the recording is
-/// right each time: it estimates a usage that the provider never told, it turns OpenAI's own `stop`
-/// after a named call into `tool_calls`, and it fails on Groq's error code in mid-stream, where we
-/// tell the provider's error; OpenRouter's error in mid-stream it tells as we do.
-fn second_opinion(recording: &Recording, root: &Path) -> Option<String> {
-    let name = recording.path.file_name()?;
-    let path = root.join("oracle/expected").join(&recording.provider).join(name);
-    let opinion: Value = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
-    let result = &opinion["result"];
-    let body = &recording.body;
-    let (theirs, ours) = if !recording.status.is_success() {
-        let error = row(&recording.provider).error(recording.status, &recording.headers, body);
-        (json!(result["status_code"]), json!(error.status.as_u16()))
-    } else if let Some(chunks) = result.as_array() {
-        let events: String = chunks.iter().map(|chunk| format!("data: {chunk}\n\n")).collect();
-        (meaning(&strict::from_events(events.as_bytes())), meaning(&strict::from_events(body)))
-    } else if result["choices"].is_array() {
-        (meaning(&strict::from_answer(result)), meaning(&strict::from_answer(&serde_json::from_slice(body).ok()?)))
-    } else {
-        return (!result.is_null()).then(|| format!("{}: it says {result:.200}", recording.path.display()));
-    };
-    (theirs != ours).then(|| format!("{}:\n  it says {theirs:.700}\n  we say  {ours:.700}", name.display()))
-}
-
-fn meaning(said: &Said) -> Value {
-    let choices = said.choices.iter().map(|(index, choice)| {
-        let calls: Vec<Value> = choice
-            .calls
-            .iter()
-            .map(|(name, arguments)| json!([name, serde_json::from_str::<Value>(arguments).unwrap_or(Value::Null)]))
-            .collect();
-        json!([index, choice.content, choice.reasoning, calls, choice.finish])
-    });
-    let number = |pointer: &str| said.usage.pointer(pointer).and_then(Value::as_u64);
-    let (input, output) = (number("/prompt_tokens"), number("/completion_tokens"));
-    let reasoning = number("/completion_tokens_details/reasoning_tokens").unwrap_or(0);
-    let is_apart = input.zip(output).map(|(input, output)| input + output + reasoning) == number("/total_tokens");
-    json!([choices.collect::<Vec<_>>(), [input, output.map(|output| output + if is_apart { reasoning } else { 0 })]])
 }

@@ -16,7 +16,6 @@ mod documented;
 mod failures;
 mod frames;
 mod golden;
-mod heard;
 mod json;
 mod play;
 mod recorded;
