@@ -6,6 +6,7 @@ mod anthropic;
 mod azure;
 mod base64;
 mod bedrock;
+mod blocks;
 mod call;
 pub mod chat;
 mod cohere;

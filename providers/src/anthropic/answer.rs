@@ -4,11 +4,11 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error::{self, ErrorBody};
-use super::request::ANSWER_TOOL;
 use super::usage::Counted;
+use crate::blocks::{Blocks, Thought};
 use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
@@ -81,100 +81,55 @@ struct StreamEvent {
     error: Option<ErrorBody>,
 }
 
-/// What a block that is being read will become.
+/// Turns blocks into pieces.
 #[derive(Debug)]
-enum Open {
-    Text,
-    Thinking {
-        thinking: String,
-        signature: String,
-    },
-    /// A call of the client's tools, by its number.
-    Call(usize),
-    /// The answer in the arguments of [`ANSWER_TOOL`].
-    Json,
-    /// The provider's own tools and what they gave.
-    Hidden,
-}
-
-/// Turns blocks into pieces and remembers what the finish reason depends on.
-#[derive(Debug, Default)]
-struct Reader {
-    calls: usize,
-    open: Vec<(u64, Open)>,
-}
+struct Reader(Blocks);
 
 impl Reader {
+    /// Servers that imitate Anthropic sign nothing, and want their thoughts back nevertheless.
+    fn new() -> Self {
+        Self(Blocks::keeping_unsigned())
+    }
+
     fn start(&mut self, index: u64, block: Block, say: &mut dyn FnMut(Piece)) {
-        let open = match block.kind.as_str() {
+        match block.kind.as_str() {
             "text" => {
                 say_text(block.text, Piece::Text, say);
                 for citation in block.citations.unwrap_or_default() {
                     say(Piece::Extra("citations", json!([citation])));
                 }
-                Open::Text
             }
-            "thinking" => {
-                say_text(block.thinking.clone(), Piece::Reasoning, say);
-                Open::Thinking { thinking: block.thinking.unwrap_or_default(), signature: block.signature.unwrap_or_default() }
+            "thinking" | "redacted_thinking" => {
+                let thought = Thought {
+                    text: block.thinking.unwrap_or_default(),
+                    signature: block.signature.unwrap_or_default(),
+                    redacted: block.data.unwrap_or_default(),
+                };
+                self.0.thought(index, thought, say);
             }
-            "redacted_thinking" => {
-                let thought = json!({"type": "redacted_thinking", "data": block.data.unwrap_or_default()});
-                say(Piece::Extra("thinking_blocks", json!([thought])));
-                Open::Hidden
+            "tool_use" => {
+                self.0.call(index, (block.id.unwrap_or_default(), block.name.unwrap_or_default()), say);
+                let input = block.input.filter(|input| input.as_object().is_some_and(|members| !members.is_empty()));
+                self.0.arguments(index, input.map(|input| input.to_string()), say);
             }
-            "tool_use" => self.start_call(block, say),
-            _ => Open::Hidden,
-        };
-        self.open.push((index, open));
-    }
-
-    fn start_call(&mut self, block: Block, say: &mut dyn FnMut(Piece)) -> Open {
-        let input = block.input.filter(|input| input.as_object().is_some_and(|members| !members.is_empty()));
-        let name = block.name.unwrap_or_default();
-        if name == ANSWER_TOOL {
-            say_text(input.map(|input| input.to_string()), Piece::Text, say);
-            return Open::Json;
-        }
-        let number = self.calls;
-        self.calls += 1;
-        say(Piece::ToolStart { id: block.id.unwrap_or_default(), name, extra: Map::new() });
-        if let Some(input) = input {
-            say(Piece::ToolArguments { index: number, text: input.to_string() });
-        }
-        Open::Call(number)
-    }
-
-    fn delta(&mut self, index: u64, delta: Delta, say: &mut dyn FnMut(Piece)) {
-        let open = self.open.iter_mut().find(|(at, _)| *at == index).map(|(_, open)| open);
-        match (delta.kind.as_str(), open) {
-            ("text_delta", _) => say_text(delta.text, Piece::Text, say),
-            ("citations_delta", _) => {
-                if let Some(citation) = delta.citation {
-                    say(Piece::Extra("citations", json!([citation])));
-                }
-            }
-            ("thinking_delta", Some(Open::Thinking { thinking, .. })) => {
-                thinking.push_str(delta.thinking.as_deref().unwrap_or_default());
-                say_text(delta.thinking, Piece::Reasoning, say);
-            }
-            ("signature_delta", Some(Open::Thinking { signature, .. })) => {
-                signature.push_str(delta.signature.as_deref().unwrap_or_default());
-            }
-            ("input_json_delta", Some(Open::Call(number))) => {
-                let index = *number;
-                say_text(delta.partial_json, |text| Piece::ToolArguments { index, text }, say);
-            }
-            ("input_json_delta", Some(Open::Json)) => say_text(delta.partial_json, Piece::Text, say),
             _ => {}
         }
     }
 
-    fn stop(&mut self, index: u64, say: &mut dyn FnMut(Piece)) {
-        let Some(at) = self.open.iter().position(|(open, _)| *open == index) else { return };
-        if let (_, Open::Thinking { thinking, signature }) = self.open.swap_remove(at) {
-            let thought = json!({"type": "thinking", "thinking": thinking, "signature": signature});
-            say(Piece::Extra("thinking_blocks", json!([thought])));
+    fn delta(&mut self, index: u64, delta: Delta, say: &mut dyn FnMut(Piece)) {
+        match delta.kind.as_str() {
+            "text_delta" => say_text(delta.text, Piece::Text, say),
+            "citations_delta" => {
+                if let Some(citation) = delta.citation {
+                    say(Piece::Extra("citations", json!([citation])));
+                }
+            }
+            "thinking_delta" | "signature_delta" => {
+                let (text, signature) = (delta.thinking.unwrap_or_default(), delta.signature.unwrap_or_default());
+                self.0.thought(index, Thought { text, signature, redacted: String::new() }, say);
+            }
+            "input_json_delta" => self.0.arguments(index, delta.partial_json, say),
+            _ => {}
         }
     }
 
@@ -190,7 +145,7 @@ impl Reader {
         say(Piece::Finish(match reason {
             "max_tokens" | "model_context_window_exceeded" => "length",
             "refusal" => "content_filter",
-            "tool_use" if self.calls > 0 => "tool_calls",
+            "tool_use" if self.0.has_calls() => "tool_calls",
             _ => "stop",
         }));
     }
@@ -210,11 +165,11 @@ pub(crate) fn whole(call: &Call<'_>, body: &Bytes) -> Result<Answer, UpstreamErr
     }
     let mut writer = AnswerWriter::new(call);
     writer.identify(message.id.as_deref(), message.model.as_deref());
-    let mut reader = Reader::default();
+    let mut reader = Reader::new();
     let mut say = |piece| writer.piece(0, piece);
     for block in message.content {
         reader.start(0, block, &mut say);
-        reader.stop(0, &mut say);
+        reader.0.stop(0, &mut say);
     }
     reader.end(message.stop_reason.as_deref().unwrap_or_default(), message.stop_details, &mut say);
     Ok(writer.finish(message.usage.map(|counted| counted.usage())))
@@ -233,7 +188,7 @@ pub(crate) struct MessageStream {
 impl MessageStream {
     /// A translator for the answer to `call`.
     pub(crate) fn new(call: &Call<'_>) -> Self {
-        Self { writer: ChunkWriter::new(call), reader: Reader::default(), counted: Counted::default(), is_over: false }
+        Self { writer: ChunkWriter::new(call), reader: Reader::new(), counted: Counted::default(), is_over: false }
     }
 
     /// One event's JSON.
@@ -256,7 +211,7 @@ impl MessageStream {
             ("message_start", _, _) => self.begin(event.message.unwrap_or_default(), emit),
             ("content_block_start", Some(block), _) => reader.start(event.index, block, &mut say),
             ("content_block_delta", _, Some(delta)) => reader.delta(event.index, delta, &mut say),
-            ("content_block_stop", _, _) => reader.stop(event.index, &mut say),
+            ("content_block_stop", _, _) => reader.0.stop(event.index, &mut say),
             ("message_delta", _, delta) => self.progress(delta.unwrap_or_default(), event.usage, emit),
             ("message_stop", _, _) => self.finish(emit),
             _ => emit(Event { bytes: b"", kind: Kind::Open }),

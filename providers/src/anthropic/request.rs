@@ -6,16 +6,13 @@ use serde_json::{Map, Value, json};
 use super::model::Model;
 use super::thinking;
 use super::words::Blocks;
+use crate::blocks::ANSWER_TOOL;
 use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Stop, Tool, ToolChoice};
 use crate::conversation;
 use crate::error::Refusal;
 use crate::leftover;
 use crate::unsaid::Unsaid;
-
-/// The tool an older model is made to call when the answer must follow a schema; the answer's
-/// translator turns its arguments back into text.
-pub(crate) const ANSWER_TOOL: &str = "choreoai_json_answer";
 
 /// Where clients name betas of the API.
 const BETAS: &str = "anthropic_beta";

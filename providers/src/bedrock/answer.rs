@@ -3,10 +3,10 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::error;
-use crate::anthropic::request::ANSWER_TOOL;
+use crate::blocks::{Blocks, Thought};
 use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
@@ -151,28 +151,9 @@ impl Counted {
     }
 }
 
-/// What a block that is being read will become.
-#[derive(Debug)]
-enum Open {
-    Thinking {
-        text: String,
-        signature: String,
-        redacted: String,
-    },
-    /// A call of the client's tools, by its number.
-    Call(usize),
-    /// The answer in the arguments of [`ANSWER_TOOL`].
-    Json,
-    /// A tool that Bedrock runs itself.
-    Hidden,
-}
-
-/// Turns blocks into pieces and remembers what the finish reason depends on.
+/// Turns blocks into pieces. A thought without a signature cannot be sent back and is not kept.
 #[derive(Debug, Default)]
-struct Reader {
-    calls: usize,
-    open: Vec<(u64, Open)>,
-}
+struct Reader(Blocks);
 
 impl Reader {
     fn block(&mut self, index: u64, block: Block, say: &mut dyn FnMut(Piece)) {
@@ -194,16 +175,10 @@ impl Reader {
     }
 
     fn start_call(&mut self, index: u64, call: ToolUse, say: &mut dyn FnMut(Piece)) {
-        let open = if call.kind.as_deref() == Some("server_tool_use") {
-            Open::Hidden
-        } else if call.name == ANSWER_TOOL {
-            Open::Json
-        } else {
-            self.calls += 1;
-            say(Piece::ToolStart { id: call.tool_use_id, name: call.name, extra: Map::new() });
-            Open::Call(self.calls - 1)
-        };
-        self.open.push((index, open));
+        if call.kind.as_deref() == Some("server_tool_use") {
+            return;
+        }
+        self.0.call(index, (call.tool_use_id, call.name), say);
         if let Some(input) = call.input.filter(|input| input.as_object().is_none_or(|members| !members.is_empty())) {
             self.input(index, input, say);
         }
@@ -227,48 +202,17 @@ impl Reader {
             Value::String(text) => text,
             other => other.to_string(),
         };
-        match self.open.iter().find(|(at, _)| *at == index) {
-            Some((_, Open::Call(number))) => {
-                let index = *number;
-                say_text(Some(text), |text| Piece::ToolArguments { index, text }, say);
-            }
-            Some((_, Open::Json)) => say_text(Some(text), Piece::Text, say),
-            _ => {}
-        }
+        self.0.arguments(index, Some(text), say);
     }
 
     fn thought(&mut self, index: u64, thought: Reasoning, say: &mut dyn FnMut(Piece)) {
         let nested = thought.reasoning_text.unwrap_or_default();
-        let more_text = thought.text.or(nested.text).unwrap_or_default();
-        let more_signature = thought.signature.or(nested.signature).unwrap_or_default();
-        let is_open = self.open.iter().any(|(at, open)| *at == index && matches!(open, Open::Thinking { .. }));
-        if !is_open {
-            let blank = Open::Thinking { text: String::new(), signature: String::new(), redacted: String::new() };
-            self.open.push((index, blank));
-        }
-        for (at, open) in &mut self.open {
-            if let (true, Open::Thinking { text, signature, redacted }) = (*at == index, open) {
-                text.push_str(&more_text);
-                signature.push_str(&more_signature);
-                redacted.push_str(thought.redacted_content.as_deref().unwrap_or_default());
-            }
-        }
-        say_text(Some(more_text), Piece::Reasoning, say);
-    }
-
-    /// A block ends. A thought without a signature cannot be sent back and is not kept.
-    fn stop(&mut self, index: u64, say: &mut dyn FnMut(Piece)) {
-        while let Some(at) = self.open.iter().position(|(open, _)| *open == index) {
-            let (_, Open::Thinking { text, signature, redacted }) = self.open.swap_remove(at) else { continue };
-            if !signature.is_empty() {
-                let thought = json!({"type": "thinking", "thinking": text, "signature": signature});
-                say(Piece::Extra("thinking_blocks", json!([thought])));
-            }
-            if !redacted.is_empty() {
-                let thought = json!({"type": "redacted_thinking", "data": redacted});
-                say(Piece::Extra("thinking_blocks", json!([thought])));
-            }
-        }
+        let thought = Thought {
+            text: thought.text.or(nested.text).unwrap_or_default(),
+            signature: thought.signature.or(nested.signature).unwrap_or_default(),
+            redacted: thought.redacted_content.unwrap_or_default(),
+        };
+        self.0.thought(index, thought, say);
     }
 
     /// The end of the answer. What a model garbled (`malformed_…`) was generated and billed: it is an
@@ -280,7 +224,7 @@ impl Reader {
         say(Piece::Finish(match reason {
             "max_tokens" | "model_context_window_exceeded" => "length",
             "guardrail_intervened" | "content_filtered" => "content_filter",
-            "tool_use" if self.calls > 0 => "tool_calls",
+            "tool_use" if self.0.has_calls() => "tool_calls",
             _ => "stop",
         }));
     }
@@ -300,7 +244,7 @@ pub(super) fn whole(call: &Call<'_>, body: &Bytes) -> Result<Answer, UpstreamErr
     let mut say = |piece| writer.piece(0, piece);
     for block in message.content {
         reader.block(0, block, &mut say);
-        reader.stop(0, &mut say);
+        reader.0.stop(0, &mut say);
     }
     reader.end(&answer.stop_reason.unwrap_or_default(), &mut say);
     Ok(writer.finish(answer.usage.map(|counted| counted.usage(answer.service_tier.as_ref()))))
@@ -334,7 +278,7 @@ impl ConverseStream {
         match (name, event.start, event.delta) {
             (b"contentBlockStart", Some(block), _) => reader.block(index, block, &mut say),
             (b"contentBlockDelta", _, Some(delta)) => reader.delta(index, delta, &mut say),
-            (b"contentBlockStop", _, _) => reader.stop(index, &mut say),
+            (b"contentBlockStop", _, _) => reader.0.stop(index, &mut say),
             (b"messageStop", _, _) => reader.end(&event.stop_reason.unwrap_or_default(), &mut say),
             (b"messageStart", _, _) => writer.open(0, emit),
             _ => emit(Event { bytes: b"", kind: Kind::Open }),

@@ -5,8 +5,9 @@ use serde_json::{Map, Value, json};
 
 use super::family::{Family, Reasoning};
 use super::words::{Blocks, cache_point};
-use crate::anthropic::request::{ANSWER_TOOL, JSON_OBJECT, called_names, closed, object_schema, samplers, schema_of, stops};
+use crate::anthropic::request::{JSON_OBJECT, called_names, closed, object_schema, samplers, schema_of, stops};
 use crate::anthropic::thinking;
+use crate::blocks::ANSWER_TOOL;
 use crate::call::Call;
 use crate::chat::{Chat, JsonSchema, ResponseFormat, Tool, ToolChoice};
 use crate::conversation::{self, Conversation};
