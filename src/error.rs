@@ -12,6 +12,9 @@ use serde_json::json;
 /// Who refused a call for being too fast; the gateway's own limits, or the provider's.
 pub const LIMITED_BY: HeaderName = HeaderName::from_static("x-choreoai-limited-by");
 
+/// Tells OpenAI's SDKs not to try again by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
 /// What a client is told whose own deadline came.
 pub const TOO_LATE: &str = "there was no answer within the time that the client gave";
 
@@ -44,6 +47,8 @@ pub enum Kind {
     UpstreamRefused,
     /// The provider's own limit.
     UpstreamRateLimited,
+    /// The account at the provider has no money or quota left.
+    UpstreamQuota,
     /// The provider does not accept the gateway's credentials.
     UpstreamAuth,
     /// The provider failed or answered nonsense.
@@ -80,7 +85,7 @@ const INVALID: &str = "invalid_request_error";
 const SERVER: &str = "server_error";
 
 /// The table. 499 is nginx's status for a client that left; it is only ever counted, never sent.
-static TABLE: [Row; 21] = [
+static TABLE: [Row; 22] = [
     row(Kind::InvalidRequest, 400, INVALID, None, "invalid_request"),
     row(Kind::TooLarge, 413, INVALID, Some("request_too_large"), "invalid_request"),
     row(Kind::SlowRequest, 408, INVALID, Some("request_timeout"), "invalid_request"),
@@ -94,6 +99,7 @@ static TABLE: [Row; 21] = [
     row(Kind::ShuttingDown, 503, SERVER, Some("shutting_down"), "shutting_down"),
     row(Kind::UpstreamRefused, 400, INVALID, None, "invalid_request"),
     row(Kind::UpstreamRateLimited, 429, "rate_limit_error", Some("rate_limit_exceeded"), "upstream_rate_limited"),
+    row(Kind::UpstreamQuota, 429, "insufficient_quota", Some("insufficient_quota"), "upstream_rate_limited"),
     row(Kind::UpstreamAuth, 401, "authentication_error", Some("invalid_api_key"), "upstream_auth"),
     row(Kind::UpstreamFailed, 502, SERVER, Some("upstream_error"), "upstream_error"),
     row(Kind::UpstreamUnavailable, 503, SERVER, Some("upstream_unavailable"), "upstream_unavailable"),
@@ -233,8 +239,8 @@ impl Error {
         Bytes::from([b"data: ", &body[..], b"\n\n"].concat())
     }
 
-    /// The headers that go with the answer: the type, and how long to wait in the three forms that
-    /// OpenAI's SDKs read.
+    /// The headers that go with the answer: the type, and how long to wait in the forms that OpenAI's SDKs read, or
+    /// that waiting does not help.
     #[must_use]
     pub fn headers(&self) -> HeaderMap {
         let mut headers = self.0.headers.clone();
@@ -245,6 +251,9 @@ impl Error {
             headers.insert(header::RETRY_AFTER, number(millis.div_ceil(1000)));
             headers.insert(HeaderName::from_static("retry-after-ms"), number(millis));
         }
+        if self.0.kind == Kind::UpstreamQuota {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         if let Some(by) = self.limited_by() {
             headers.insert(LIMITED_BY, HeaderValue::from_static(by));
         }
@@ -254,7 +263,7 @@ impl Error {
     fn limited_by(&self) -> Option<&'static str> {
         match self.0.kind {
             Kind::RateLimited | Kind::QueueFull => Some("gateway"),
-            Kind::UpstreamRateLimited => Some("provider"),
+            Kind::UpstreamRateLimited | Kind::UpstreamQuota => Some("provider"),
             _ => None,
         }
     }
@@ -286,7 +295,8 @@ impl From<UpstreamError> for Error {
         let kind = match upstream.class {
             Class::Invalid | Class::ContextOverflow | Class::ContentFilter | Class::NotFound => Kind::UpstreamRefused,
             Class::Authentication | Class::Permission => Kind::UpstreamAuth,
-            Class::RateLimited | Class::Quota => Kind::UpstreamRateLimited,
+            Class::RateLimited => Kind::UpstreamRateLimited,
+            Class::Quota => Kind::UpstreamQuota,
             Class::Overloaded => Kind::UpstreamUnavailable,
             Class::Timeout => Kind::UpstreamTimeout,
             Class::Server => Kind::UpstreamFailed,

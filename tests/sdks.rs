@@ -33,6 +33,8 @@ async fn provider() -> FakeProvider {
     fake.on("schema", |exchange| answer(exchange, &[], "{\"name\":\"Ada\",\"age\":36}"));
     let limited = error("rate_limit_error", Some("rate_limit_exceeded"));
     fake.on("limited", move |_| Reply::json(429, &limited).header("retry-after", "7"));
+    // As several providers tell it; to the SDKs it is not worth another try.
+    fake.on("poor", |_| Reply::json(402, &json!({"error": {"message": "no credits", "code": 402}})));
     let bad = error("invalid_request_error", None);
     fake.on("bad", move |_| Reply::json(400, &bad));
     fake.on("cut", |exchange| {
@@ -67,6 +69,7 @@ async fn passes(program: PathBuf, script: &str) {
     assert!(output.status.success(), "{said}\n{}", gateway.output().join("\n"));
     let left = fake.until("slow", |all| all.iter().all(|exchange| exchange.over)).await;
     assert!(left.iter().all(|exchange| exchange.left_early), "an abort reaches the provider");
+    assert_eq!(fake.exchanges("poor").len(), 1, "an empty account is asked once, however patient the client");
     let sent = fake.count() as u64;
     let scrape = gateway.until("all settlements", |scrape| scrape.count("choreoai_settlements_total", &[]) >= sent).await;
     assert_eq!(scrape.count("choreoai_settlements_total", &[]), sent);

@@ -132,7 +132,8 @@ impl UpstreamError {
         Self::new(Class::Server, format!("the provider's answer cannot be read: {fault}"))
     }
 
-    /// An error of this class that came with `status`; the client gets that status where it means the class.
+    /// An error of this class that came with `status`; the client gets that status where it means the class to
+    /// OpenAI's clients. They know no 402: to them an empty account is a 429 with a `code` of its own.
     #[must_use]
     pub fn at(status: Option<StatusCode>, class: Class, message: impl Into<String>) -> Self {
         let mut error = Self::new(class, message);
@@ -145,7 +146,7 @@ impl UpstreamError {
 
 /// Whether OpenAI's clients know what to do with a status.
 fn is_known_to_clients(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 400..=423 | 425..=451 | 500..=504)
+    matches!(status.as_u16(), 400..=401 | 403..=423 | 425..=451 | 500..=504)
 }
 
 /// A request that a wire cannot say, or that is no request: the client's mistake, nothing is sent.

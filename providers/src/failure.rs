@@ -127,6 +127,10 @@ impl Told {
         let class = self.class(status);
         let mut message = self.message.unwrap_or_else(|| silence(status));
         shorten(&mut message);
+        if class == Class::Quota {
+            // OpenAI's clients tell this by its type and code from a limit that is over in a moment.
+            return UpstreamError { param: self.param, ..UpstreamError::new(class, message) };
+        }
         let is_status = |code: &String| code.parse::<u16>().is_ok_and(|code| (100..600).contains(&code));
         UpstreamError {
             class,

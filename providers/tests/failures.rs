@@ -115,7 +115,7 @@ const CASES: [Case; 43] = [
         402,
         r#"{"error":{"code":402,"message":"Insufficient credits"}}"#,
         Class::Quota,
-        402,
+        429,
         Some("insufficient_quota"),
         "Insufficient credits",
     ),
@@ -123,8 +123,8 @@ const CASES: [Case; 43] = [
         402,
         r#"{"error":{"message":"Insufficient Balance","type":"unknown_error","param":null,"code":"invalid_request_error"}}"#,
         Class::Quota,
-        402,
-        Some("invalid_request_error"),
+        429,
+        Some("insufficient_quota"),
         "Insufficient Balance",
     ),
     // Text where an object should be.
@@ -188,7 +188,7 @@ const CASES: [Case; 43] = [
         "bad field",
     ),
     (429, r#"{"error":{"code":"1302","message":"too many"}}"#, Class::RateLimited, 429, Some("1302"), "too many"),
-    (429, r#"{"error":{"code":"1113","message":"no money"}}"#, Class::Quota, 429, Some("1113"), "no money"),
+    (429, r#"{"error":{"code":"1113","message":"no money"}}"#, Class::Quota, 429, Some("insufficient_quota"), "no money"),
     (
         429,
         r#"{"object":"error","message":"Service tier capacity exceeded for this model.","type":"service_tier_capacity_exceeded","code":"3505"}"#,
@@ -293,6 +293,36 @@ fn every_dialect_of_failure_is_told_in_openais_terms() {
         let got = (error.class, error.status.as_u16(), error.code.as_deref(), error.message.as_str());
         assert_eq!(got, (class, for_client, code, message), "{status} {body}");
         assert!(!error.type_name.is_empty());
+    }
+}
+
+/// An account without money or quota, as each wire tells it: kind, status, body.
+const EMPTY: [(&str, u16, &str); 11] = [
+    ("openai", 429, r#"{"error":{"message":"m","type":"insufficient_quota","code":"insufficient_quota"}}"#),
+    ("openrouter", 402, r#"{"error":{"code":402,"message":"Insufficient credits"}}"#),
+    ("deepseek", 402, r#"{"error":{"message":"Insufficient Balance","type":"unknown_error","code":"invalid_request_error"}}"#),
+    ("azure", 402, r#"{"error":{"message":"m","code":"402"}}"#),
+    ("anthropic", 402, r#"{"type":"error","error":{"type":"billing_error","message":"m"}}"#),
+    ("anthropic", 400, r#"{"type":"error","error":{"type":"invalid_request_error","message":"Your credit balance is too low"}}"#),
+    (
+        "gemini",
+        429,
+        r#"{"error":{"code":429,"message":"m","status":"RESOURCE_EXHAUSTED","details":[{"violations":[{"quotaId":"RequestsPerDay"}]}]}}"#,
+    ),
+    ("bedrock", 400, r#"{"__type":"ServiceQuotaExceededException","message":"m"}"#),
+    ("cohere", 429, r#"{"message":"You are past the limit of 1000 calls a month"}"#),
+    ("cohere", 402, r#"{"message":"m"}"#),
+    ("ollama", 402, r#"{"error":"m"}"#),
+];
+
+#[test]
+fn an_empty_account_is_told_alike_whoever_keeps_it() {
+    for (kind, status, body) in EMPTY {
+        let provider = providers::provider(kind).unwrap();
+        let error = provider.error(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes());
+        let told = (error.class, error.status.as_u16(), error.type_name.as_str(), error.code.as_deref());
+        assert_eq!(told, (Class::Quota, 429, "insufficient_quota", Some("insufficient_quota")), "{kind} {body}");
+        assert!(!error.message.is_empty(), "{kind}: the provider's own words stay");
     }
 }
 

@@ -238,8 +238,12 @@ fn check_embeddings(row: &dyn Provider, recording: &Recording) -> Result<(), Str
 fn check_error(row: &dyn Provider, recording: &Recording) -> Result<(), String> {
     let error = row.error(recording.status, &recording.headers, &recording.body);
     // A prompt that is too long is the client's to mend, whatever status the provider gave.
-    let is_overflow = error.class == Class::ContextOverflow && recording.status.is_server_error();
-    let status = if is_overflow { StatusCode::BAD_REQUEST } else { recording.status };
+    // An empty account is a 429 to OpenAI's clients.
+    let status = match error.class {
+        Class::ContextOverflow if recording.status.is_server_error() => StatusCode::BAD_REQUEST,
+        Class::Quota => StatusCode::TOO_MANY_REQUESTS,
+        _ => recording.status,
+    };
     strict::same(&json!(error.status.as_u16()), &json!(status.as_u16()), "status")?;
     let recorded: Value = serde_json::from_slice(&recording.body).unwrap_or(Value::Null);
     let messages = ["/error/message", "/message", "/detail", "/error", "/0/error/message"];

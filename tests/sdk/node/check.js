@@ -103,6 +103,7 @@ async function errors() {
   await raises(OpenAI.BadRequestError, 400, null, ask("sdk/plain", gateway, { max_tokens: "many" }));
   await raises(OpenAI.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited"));
   await raises(OpenAI.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited", gateway, { stream: true }));
+  await raises(OpenAI.RateLimitError, 429, "insufficient_quota", ask("sdk/poor", gateway.withOptions({ maxRetries: 2 })));
 }
 
 /** One call a second: the second call is told how long to wait, waits that long and passes at its first retry. */

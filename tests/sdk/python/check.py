@@ -122,6 +122,7 @@ def errors():
     limited = raises(openai.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited"))
     assert limited.response.headers["retry-after"]
     raises(openai.RateLimitError, 429, "rate_limit_exceeded", ask("sdk/limited", stream=True))
+    raises(openai.RateLimitError, 429, "insufficient_quota", ask("sdk/poor", gateway.with_options(max_retries=2)))
 
 
 def waits_as_told():
