@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-pub use breaker::{Breaker, Pass, State};
+pub use breaker::{Breaker, Pass, State, Why};
 pub use budget::Budget;
 pub use latency::Latency;
 

@@ -352,6 +352,55 @@ async fn a_slow_call_is_hedged_and_both_attempts_are_billed() {
     assert_eq!(settlements(&scrape), fake.count() as u64);
 }
 
+/// A pause that a provider asked for is told to every client as the provider's own limit; what is left alone because
+/// it fails is not there. Of several targets the one that is free first decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_provider_that_asked_for_a_pause_is_not_asked_again_and_clients_hear_why() {
+    let fake = FakeProvider::start().await;
+    let minutes = |wait: &'static str| move |_: &Exchange| fails(429, "rate_limit_exceeded").header("retry-after", wait);
+    fake.on("busy", minutes("60"));
+    fake.on("busier", minutes("600"));
+    fake.on("broken", |_| fails(500, "oops"));
+    let more = "retry = { attempts = 1 }\nbreaker = { failures = 1, open = \"300s\" }";
+    let model = |name: &str, targets: &str| format!("[models.{name}]\ntargets = [ {targets} ]\n");
+    let models = model("paused", "{ target = \"a/busy\" }, { target = \"b/broken\" }")
+        + &model("down", "{ target = \"a/busier\" }, { target = \"b/broken\" }");
+    let gateway = Gateway::start(configuration(&fake, &[("a", more), ("b", more)], &models)).await;
+    for target in ["a/busy", "a/busier"] {
+        assert_eq!(call(&gateway, target).await.status, 429, "{target} says so itself");
+    }
+    assert_eq!(call(&gateway, "b/broken").await.status, 500);
+    let asked = fake.count();
+    let cases = [
+        ("a/busy", 429, "rate_limit_exceeded", Some("provider"), 50..=60),
+        ("paused", 429, "rate_limit_exceeded", Some("provider"), 50..=60),
+        ("a/busier", 429, "rate_limit_exceeded", Some("provider"), 590..=600),
+        ("b/broken", 503, "upstream_unavailable", None, 290..=300),
+        ("down", 503, "upstream_unavailable", None, 290..=300),
+    ];
+    for (model, status, code, by, wait) in cases {
+        let answer = call(&gateway, model).await;
+        assert_eq!((answer.status, &answer.error()["code"]), (status, &json!(code)), "{model}: {}", answer.text());
+        assert_eq!((answer.head.header("x-choreoai-limited-by"), attempts(&answer)), (by, None), "{model}");
+        let told: u64 = answer.head.header("retry-after").unwrap().parse().unwrap();
+        assert!(wait.contains(&told), "{model}: {told}");
+    }
+    assert_eq!(fake.count(), asked, "nobody was asked");
+}
+
+/// A pause is no reason to send clients elsewhere, to a replica that would be told the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_whose_only_target_is_paused_stays_ready_and_one_whose_is_down_does_not() {
+    let fake = FakeProvider::start().await;
+    for (status, ready) in [(429, 200), (500, 503)] {
+        fake.on("m", move |_| fails(status, "no").header("retry-after", "60"));
+        let more = "models = [\"m\"]\nretry = { attempts = 1 }\nbreaker = { failures = 1, open = \"300s\" }";
+        let gateway = Gateway::start(configuration(&fake, &[("a", more)], "")).await;
+        assert_eq!(call(&gateway, "a/m").await.status, status);
+        assert_eq!(Request::get("/ready").send(gateway.address).await.status, ready, "after a {status}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_first_tokens_open_the_breaker_and_with_all_targets_down_calls_fail_at_once() {
     let fake = FakeProvider::start().await;

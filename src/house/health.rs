@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{House, Lane, Provider};
-use crate::router::State;
+use crate::router::{State, Why};
 
 /// How long the loss of log lines is spoken of.
 const LATELY: Duration = Duration::from_secs(300);
@@ -18,15 +18,17 @@ pub struct Health {
     pub known: usize,
     /// Those that are left alone for now, as `provider/model`.
     pub resting: Vec<String>,
+    /// How many of them are not well; the others asked for a pause, which clients must hear from here.
+    unwell: usize,
     /// Whether there is a provider of which no target is known, so that nothing speaks against it.
     has_untried: bool,
 }
 
 impl Health {
-    /// Whether a call could be sent anywhere.
+    /// Whether a call could be sent anywhere that is well.
     #[must_use]
     pub fn can_route(&self) -> bool {
-        self.has_untried || self.resting.len() < self.known
+        self.has_untried || self.unwell < self.known
     }
 }
 
@@ -42,11 +44,14 @@ impl House {
     #[must_use]
     pub fn health(&self, now: Instant) -> Health {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
-        let resting = lanes.iter().filter(|(_, lane)| lane.target.breaker.state(now) == State::Open);
-        let mut resting: Vec<String> = resting.map(|((provider, model), _)| format!("{provider}/{model}")).collect();
+        let (mut resting, mut unwell) = (Vec::new(), 0);
+        for ((provider, model), lane) in lanes.iter().filter(|(_, lane)| lane.target.breaker.state(now) == State::Open) {
+            resting.push(format!("{provider}/{model}"));
+            unwell += usize::from(lane.target.breaker.wait(now).is_some_and(|(_, why)| why == Why::Unwell));
+        }
         resting.sort_unstable();
         let is_untried = |name: &String| !lanes.keys().any(|(provider, _)| provider == name);
-        Health { known: lanes.len(), resting, has_untried: self.providers.keys().any(is_untried) }
+        Health { known: lanes.len(), resting, unwell, has_untried: self.providers.keys().any(is_untried) }
     }
 
     /// Sets the gauges of breakers, of keys and of models that can be called to how things are now.
@@ -80,7 +85,7 @@ impl House {
     pub fn rest(&self, provider: &str, now: Instant, wait: Duration) {
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         let of_provider = |lane: &&Arc<Lane>| lane.account.provider == provider;
-        lanes.values().filter(of_provider).for_each(|lane| lane.target.breaker.cool_down(now, wait));
+        lanes.values().filter(of_provider).for_each(|lane| lane.target.breaker.cool_down(now, wait, Why::Unwell));
     }
 
     /// Whether log lines, and with them usage records, were lost within the last minutes, as far as

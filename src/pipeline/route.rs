@@ -14,7 +14,7 @@ use crate::config::Reason;
 use crate::error::{Error, Kind};
 use crate::house::{House, Lane};
 use crate::meter::Call;
-use crate::router::{self, Running, State, order};
+use crate::router::{self, Running, State, Why, order};
 
 /// The target that was tried last, and how it ended there.
 struct Left {
@@ -27,7 +27,7 @@ struct Left {
 pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
     let lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| Arc::clone(&lane.target));
     let mut last: Option<Left> = None;
-    let mut spared: Option<Duration> = None;
+    let mut spared: Option<(Duration, Why)> = None;
     for (index, lane) in lanes.iter().enumerate() {
         if last.as_ref().is_some_and(|left| left.reason == Some(Reason::ContextOverflow) && !lane.may_hold_more_than(&left.lane))
         {
@@ -35,7 +35,7 @@ pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result
         }
         let Some(running) = enter(house, lane, last.is_none()) else {
             let wait = lane.target.breaker.wait(router::now());
-            spared = [spared, wait].into_iter().flatten().min();
+            spared = [spared, wait].into_iter().flatten().min_by_key(|(wait, _)| *wait);
             continue;
         };
         if let Some(left) = &last {
@@ -148,13 +148,19 @@ fn pause((base, max): (Duration, Duration), tried: u32, asked: Option<Duration>,
 }
 
 /// What the client is told when no target answered: what the last one said, or, when none was asked, how soon one
-/// may be.
-fn gave_up(call: Call, last: Option<Left>, spared: Option<Duration>) -> Stopped {
+/// may be, and what keeps the one that is free first: a provider that called a pause told everybody, and to an
+/// OpenAI client that is its own limit.
+fn gave_up(call: Call, last: Option<Left>, spared: Option<(Duration, Why)>) -> Stopped {
     let (error, about) = match last {
         Some(left) => (left.error, (call.attempts() > 0).then(|| About::of(&left.lane, &call, Vec::new()))),
         None => {
-            let why = "no provider of this model can be called now: each has failed repeatedly or asked for a pause";
-            (Error::new(Kind::UpstreamUnavailable, why).retry_after(spared), None)
+            let (kind, why) = match spared {
+                Some((_, Why::TooFast)) => {
+                    (Kind::UpstreamRateLimited, "calls came too fast for the provider, which asked for a pause")
+                }
+                _ => (Kind::UpstreamUnavailable, "no provider of this model can be called now: each has failed repeatedly"),
+            };
+            (Error::new(kind, why).retry_after(spared.map(|(wait, _)| wait)), None)
         }
     };
     Stopped { call: Some(Box::new(call)), error, about }

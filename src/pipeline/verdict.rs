@@ -216,7 +216,7 @@ fn key_refused(house: &House, under_way: &UnderWay, reported: &UpstreamError) ->
         return Then::Next;
     }
     if let Some(wait) = reported.retry_after.filter(|wait| *wait > config.retry.max) {
-        lane.target.breaker.cool_down(now, wait);
+        lane.target.breaker.cool_down(now, wait, router::Why::TooFast);
     }
     Then::Again
 }

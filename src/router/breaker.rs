@@ -25,6 +25,16 @@ pub enum State {
     Open = 2,
 }
 
+/// Why a target is left alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Why {
+    /// It is not well.
+    #[default]
+    Unwell,
+    /// It is well, and asked for a pause because calls came too fast.
+    TooFast,
+}
+
 /// Leave for one call. What came of the call is told together with it, so that an answer to a call from before
 /// the breaker opened does not close it.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +54,7 @@ pub struct Breaker {
 struct Inner {
     failures: VecDeque<Instant>,
     open_until: Option<Instant>,
+    why: Why,
     /// The probe that is running.
     probe: Option<u64>,
     probes: u64,
@@ -84,10 +95,11 @@ impl Breaker {
         }
     }
 
-    /// How long it stays open.
+    /// How long it stays open, and why.
     #[must_use]
-    pub fn wait(&self, now: Instant) -> Option<Duration> {
-        self.lock().open_until.map(|until| until.saturating_duration_since(now))
+    pub fn wait(&self, now: Instant) -> Option<(Duration, Why)> {
+        let inner = self.lock();
+        inner.open_until.map(|until| (until.saturating_duration_since(now), inner.why))
     }
 
     /// Whether so many calls failed lately that further tries must be counted.
@@ -129,7 +141,7 @@ impl Breaker {
         if inner.open_until.is_some() {
             let was_probe = inner.is_probe(pass);
             if was_probe {
-                (inner.open_until, inner.probe) = (Some(now + self.rule.open), None);
+                inner.open(now + self.rule.open, Why::Unwell);
             }
             return was_probe;
         }
@@ -140,17 +152,17 @@ impl Breaker {
         let opens = inner.failures.len() >= self.rule.failures as usize;
         if opens {
             inner.failures.clear();
-            (inner.open_until, inner.probe) = (Some(now + self.rule.open), None);
+            inner.open(now + self.rule.open, Why::Unwell);
         }
         opens
     }
 
-    /// Leaves the target alone for at least this long, as it asked.
-    pub fn cool_down(&self, now: Instant, wait: Duration) {
+    /// Leaves the target alone for at least this long.
+    pub fn cool_down(&self, now: Instant, wait: Duration, why: Why) {
         let mut inner = self.lock();
         let until = now + wait;
         if inner.open_until.is_none_or(|known| known < until) {
-            (inner.open_until, inner.probe) = (Some(until), None);
+            inner.open(until, why);
         }
     }
 
@@ -160,6 +172,10 @@ impl Breaker {
 }
 
 impl Inner {
+    fn open(&mut self, until: Instant, why: Why) {
+        (self.open_until, self.why, self.probe) = (Some(until), why, None);
+    }
+
     fn is_probe(&self, pass: Pass) -> bool {
         pass.probe.is_some() && pass.probe == self.probe
     }
@@ -194,7 +210,7 @@ mod tests {
         assert!(!fail(&breaker, at(41)) && fail(&breaker, at(42)));
         assert_eq!(breaker.state(at(43)), State::Open);
         assert!(breaker.admit(at(43)).is_none());
-        assert_eq!(breaker.wait(at(43)), Some(Duration::from_secs(14)));
+        assert_eq!(breaker.wait(at(43)), Some((Duration::from_secs(14), Why::Unwell)));
         assert_eq!(breaker.state(at(57)), State::HalfOpen);
         let probe = breaker.admit(at(57)).unwrap();
         assert!(breaker.admit(at(57)).is_none(), "one probe at a time");
@@ -233,11 +249,22 @@ mod tests {
     #[test]
     fn a_probe_that_learned_nothing_lets_the_next_one_try() {
         let (breaker, at) = breaker();
-        breaker.cool_down(at(0), Duration::from_secs(5));
+        breaker.cool_down(at(0), Duration::from_secs(5), Why::TooFast);
         assert!(breaker.admit(at(0)).is_none());
         let probe = breaker.admit(at(6)).unwrap();
         breaker.learned_nothing(probe);
         assert!(breaker.admit(at(6)).is_some());
+    }
+
+    #[test]
+    fn it_tells_why_by_what_lasts_longest() {
+        let (breaker, at) = breaker();
+        breaker.cool_down(at(0), Duration::from_secs(60), Why::TooFast);
+        breaker.cool_down(at(0), Duration::from_secs(5), Why::Unwell);
+        assert_eq!(breaker.wait(at(1)), Some((Duration::from_secs(59), Why::TooFast)));
+        let probe = breaker.admit(at(60)).unwrap();
+        assert!(breaker.failed(probe, at(60)));
+        assert_eq!(breaker.wait(at(60)), Some((RULE.open, Why::Unwell)), "it came back and was not well");
     }
 
     #[test]
