@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::thread;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Handle};
 
 /// Threads for what must not hold up a worker (name look-ups, counts of long texts), per worker. More
 /// of it waits its turn.
@@ -42,6 +42,12 @@ pub fn start<F: Future<Output = ()>>(nth: usize, work: impl FnOnce() -> F + Send
         runtime.shutdown_timeout(LAST_TASKS);
     })?;
     Ok(())
+}
+
+/// This worker's runtime; `None` on every other thread.
+#[must_use]
+pub fn runtime() -> Option<Handle> {
+    if PLACE.get() == 0 { None } else { Handle::try_current().ok() }
 }
 
 /// One of a thing for each worker, and one for all other threads; made when it is first wanted.

@@ -2,6 +2,7 @@
 //! It must not know how anything is counted.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::memory::Cell;
@@ -16,6 +17,8 @@ pub struct Ledger {
     pub(super) name: Arc<str>,
     pub(super) cell: Arc<Cell>,
     shut: Mutex<Shut>,
+    /// Whether Redis lately saw half of the places or tokens taken, or more: somebody may soon wait for what is given back.
+    crowded: AtomicBool,
 }
 
 /// The room that Redis lately had not under a rule.
@@ -66,6 +69,17 @@ impl Ledger {
         stands.max_by_key(|(_, wait)| *wait)
     }
 
+    /// Takes note of how many tokens are counted and how many calls run, by Redis' count.
+    pub(super) fn note_crowd(&self, tokens: u64, running: u64) {
+        let is_half = |limit: Option<u64>, taken: u64| limit.is_some_and(|limit| taken >= limit / 2);
+        self.crowded.store(is_half(self.rule.tokens, tokens) || is_half(self.rule.max_concurrent, running), Ordering::Relaxed);
+    }
+
+    /// Whether what is given back should not wait.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.crowded.load(Ordering::Relaxed)
+    }
+
     /// This process gave tokens back.
     pub(super) fn note_return(&self) {
         self.shut().tokens = None;
@@ -100,7 +114,7 @@ impl Ledgers {
         let id = cells.len() as u64;
         let new = || Arc::new(Cell::new(id, Keys::of(prefix, &rule), rule.span));
         let cell = cells.entry((rule.scope, rule.span, name.clone())).or_insert_with(new).clone();
-        Arc::new(Ledger { rule, name, cell, shut: Mutex::default() })
+        Arc::new(Ledger { rule, name, cell, shut: Mutex::default(), crowded: AtomicBool::new(false) })
     }
 
     /// Every cell there is.

@@ -1,13 +1,17 @@
 //! The count that replicas share: one script call per admission, with a deadline on everything and a way back by itself.
 //! It must not know what to decide while Redis is away: it says that it is away, and the policy is applied elsewhere.
 //!
-//! Redis is spoken to on a thread of its own: a process whose other threads are busy with calls must not take the lateness
-//! of its own reading for Redis'.
+//! What is asked while a script is on its way goes together with the next, and what ended calls give back rides in front of
+//! it. Each worker sends its own batches over its own connection, so no question changes threads; what no call waits for is
+//! done on a thread of the limits' own. A worker that is busy must not take its own lateness for Redis': see [`patiently`].
 //!
 //! All keys of one gateway carry one hash tag, so that the rules of a call (its caller's, its model's, the whole gateway's)
 //! may be taken in one atomic script also on a Redis Cluster. The price: one node of the cluster does all the counting.
 
+mod back;
+mod batch;
 mod clerk;
+mod line;
 mod link;
 mod question;
 mod script;
@@ -17,7 +21,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::Client;
@@ -29,18 +33,17 @@ use super::ledger::{Ledger, Ledgers};
 use super::memory::Clock;
 use super::observer::{BackendState, Observer, OnFailure};
 use super::rule::{Rule, Span};
+use crate::worker::PerWorker;
+use back::{Backs, GiveBack};
+use line::Line;
 use link::Link;
 pub(super) use question::Answer;
 
 /// Calls whose end Redis has not been told yet; more than that are forgotten, and expire there.
 const UNTOLD: usize = 65_536;
 
-/// Answers that nobody waits for any more, but that may have taken something.
+/// Batches whose answers nobody waits for any more, but that may have taken something.
 const ORPHANS: usize = 4_096;
-
-/// Questions on their way to Redis at once. A window that is seen to be full answers those that wait behind them; with
-/// Redis a millisecond away this is 64,000 calls a second.
-const QUESTIONS: usize = 64;
 
 /// Leases are renewed once a second at most; shorter ones would end between.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
@@ -144,16 +147,9 @@ pub(super) struct Grant {
     epoch: Option<u64>,
 }
 
-/// What a call that ended gives back. Calls and tokens are changes: below zero gives back, above zero charges.
-struct GiveBack {
-    ledgers: Vec<Arc<Ledger>>,
-    grant: Grant,
-    requests: i64,
-    tokens: i64,
-}
-
 /// What the clerk is asked to do.
 enum Job {
+    /// Give back what a question took that nobody waited for: only after what passed here instead was reported.
     GiveBack(GiveBack),
     /// Tell what passed without Redis, although it is there.
     Report,
@@ -168,8 +164,10 @@ pub(super) struct Shared {
     ledgers: Arc<Ledgers>,
     clock: Clock,
     client: Client,
-    /// Where everything that speaks to Redis runs.
+    /// Where the clerk works, and where the batches of those are sent who are no workers.
     thread: Handle,
+    lines: PerWorker<Arc<Line>>,
+    backs: Backs,
     /// The name of this replica among the others, new with every start.
     replica: String,
     link: Link,
@@ -186,7 +184,6 @@ pub(super) struct Shared {
     jobs: mpsc::Sender<Job>,
     /// Whether the clerk is told already that there is something to report.
     owing: AtomicBool,
-    seats: Arc<Semaphore>,
     orphans: Semaphore,
     /// How far tests have turned Redis' clock, in milliseconds.
     shift: Arc<AtomicI64>,
@@ -213,6 +210,8 @@ impl Shared {
             clock,
             client,
             thread: runtime.handle().clone(),
+            lines: PerWorker::new(),
+            backs: Backs::default(),
             replica: format!("{:016x}", fastrand::u64(..)),
             link: Link::default(),
             replicas: AtomicU64::new(1),
@@ -223,7 +222,6 @@ impl Shared {
             next_lease: AtomicU64::new(1),
             jobs,
             owing: AtomicBool::new(false),
-            seats: Arc::new(Semaphore::new(QUESTIONS)),
             orphans: Semaphore::new(ORPHANS),
             shift,
             options,
@@ -243,7 +241,7 @@ impl Shared {
     }
 
     fn lease_name(&self, lease: u64) -> String {
-        format!("{}-{lease:x}", self.replica)
+        format!("{}-{lease}", self.replica)
     }
 
     /// Whether Redis answered a call in time since then, by our clock.
@@ -280,16 +278,20 @@ impl Shared {
     fn hold(&self, lease: u64, ledgers: &[Arc<Ledger>]) {
         let places: Vec<_> = ledgers.iter().filter(|ledger| ledger.rule.max_concurrent.is_some()).cloned().collect();
         if !places.is_empty() {
-            self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(lease, places);
+            self.running().insert(lease, places);
         }
     }
 
     fn forget(&self, lease: u64) -> bool {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&lease).is_some()
+        self.running().remove(&lease).is_some()
     }
 
-    /// Gives back what a call held: at once for this replica's leases, through the clerk in Redis. Never waits.
-    pub(super) fn release(&self, ledgers: Vec<Arc<Ledger>>, grant: Grant, reserved: u64, used: u64) {
+    fn running(&self) -> MutexGuard<'_, HashMap<u64, Vec<Arc<Ledger>>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives back what a call held: at once for this replica's leases, with the next batch in Redis. Never waits.
+    pub(super) fn release(self: &Arc<Self>, ledgers: Vec<Arc<Ledger>>, grant: Grant, reserved: u64, used: u64) {
         let held = self.forget(grant.lease);
         let tokens = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX));
         let tokens = if self.knows(&grant) { tokens } else { 0 };
@@ -297,7 +299,8 @@ impl Shared {
             ledgers.iter().for_each(|ledger| ledger.note_return());
         }
         if tokens != 0 || (held && (grant.epoch.is_some() || self.state() == BackendState::Shared)) {
-            self.tell(GiveBack { ledgers, grant, requests: 0, tokens });
+            let urgent = ledgers.iter().any(|ledger| ledger.is_crowded());
+            Line::here(self).give_back(self, GiveBack { ledgers, grant, requests: 0, tokens }, urgent);
         }
     }
 

@@ -1,7 +1,6 @@
-//! The one background task: keeps the connection, tells Redis what ended, renews leases, reports what passed without Redis.
+//! The one background task: keeps the common connection, renews leases, reports what passed without Redis, and gives back what
+//! nobody else does.
 //! It must not know how a call is decided; no call ever waits for it.
-//!
-//! One task does all of this in turn, so that a place which was given back is never renewed afterwards.
 
 use std::fmt::Display;
 use std::ops::ControlFlow;
@@ -10,14 +9,16 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionAddr, ErrorKind, FromRedisValue, RedisError};
-use redis::{RedisResult, Value, aio::MultiplexedConnection};
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, RedisResult, Value};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::link::Connection;
+use super::batch::Named;
+use super::line::BATCH;
+use super::link::{self, Connection, late};
 use super::script::{SCRIPTS, Script};
-use super::{GiveBack, Job, Shared, millis, patiently, tag};
+use super::{GiveBack, Grant, Job, Shared, UNTOLD, millis, patiently, tag};
 use crate::limits::memory::Told;
 
 /// How often a replica says that it lives.
@@ -38,12 +39,6 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// The deadline of what no call waits for, where that of calls is not longer.
 const UNHURRIED: Duration = Duration::from_millis(500);
-
-/// Entries in one script call: bounds how long it may hold Redis.
-const BATCH: usize = 256;
-
-/// Commands on their way to the connection.
-const PIPELINE: usize = 1_024;
 
 /// What a replica learns when it says that it lives.
 struct Beat {
@@ -90,7 +85,11 @@ pub(super) async fn serve(shared: Weak<Shared>, trouble: Arc<Notify>, mut inbox:
 impl Clerk {
     /// Finds Redis, makes sure that it answers and writes in time, and reports to it; then opens the door for calls.
     async fn come_back(&mut self, shared: &Shared) -> RedisResult<Connection> {
-        let connection = match self.connect(shared).await {
+        let client = match &self.node {
+            Some(node) => at_node(&shared.client, node)?,
+            None => shared.client.clone(),
+        };
+        let connection = match self.connect(shared, &client).await {
             Ok(connection) => connection,
             Err(error) => {
                 let moved = error.redirect_node().and_then(|(node, _)| node.rsplit_once(':'));
@@ -108,24 +107,16 @@ impl Clerk {
             self.beat(shared, &connection, shared.options.deadline).await?;
         }
         self.generation += 1;
-        let connection = Connection { multiplexed: connection, generation: self.generation };
+        let connection = Connection { multiplexed: connection, generation: self.generation, client };
         shared.link.up(connection.clone(), &*shared.observer);
         // What passed between the last report and the opening of the door.
         self.report(shared, &connection.multiplexed, false).await?;
+        self.give_back(shared, &connection.multiplexed, shared.backs.take(UNTOLD, true)).await?;
         Ok(connection)
     }
 
-    async fn connect(&self, shared: &Shared) -> RedisResult<MultiplexedConnection> {
-        let client = match &self.node {
-            Some(node) => at_node(&shared.client, node)?,
-            None => shared.client.clone(),
-        };
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(shared.options.connect))
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(PIPELINE);
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
-        let connection = timeout(shared.options.connect, connecting).await.map_err(|_| late("connecting"))??;
+    async fn connect(&self, shared: &Shared, client: &Client) -> RedisResult<MultiplexedConnection> {
+        let connection = link::connect(client, shared.options.connect).await?;
         // The first beat of a connection may have to bring the script along; the next is held to the deadline of calls.
         self.beat(shared, &connection, unhurried(shared)).await?;
         Ok(connection)
@@ -179,6 +170,8 @@ impl Clerk {
         let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
         let lost = known != beat.epoch;
         self.report(shared, connection, lost).await?;
+        // What nobody took along, because Redis was gone for a moment.
+        self.give_back(shared, connection, shared.backs.take(UNTOLD, false)).await?;
         if lost || self.renewed.elapsed() >= shared.options.lease / 3 {
             self.renew(shared, connection).await?;
         }
@@ -203,16 +196,30 @@ impl Clerk {
         if shared.owing.swap(false, Ordering::Relaxed) {
             self.report(shared, connection, false).await?;
         }
-        if let Err(error) = give_back(shared, connection, &backs).await {
-            // Whether Redis did it is unknown. To do it twice would let too much pass; not to, only holds places and
-            // tokens until they expire.
-            shared.observer.lost(backs.len() as u64);
-            return Err(error);
+        if goodbye.is_some() {
+            backs.append(&mut shared.backs.take(UNTOLD, true));
         }
+        self.give_back(shared, connection, backs).await?;
         let Some(done) = goodbye else { return Ok(ControlFlow::Continue(())) };
         let left = self.say(shared, connection, Duration::ZERO, unhurried(shared)).await;
         let _ = done.send(());
         left.map(|_| ControlFlow::Break(()))
+    }
+
+    /// Gives back what ended calls held.
+    async fn give_back(&self, shared: &Shared, connection: &MultiplexedConnection, backs: Vec<GiveBack>) -> RedisResult<()> {
+        let mut untold = backs.len();
+        for backs in backs.chunks(BATCH) {
+            let command = Named::in_batch(&[], backs).command(shared, &[], backs);
+            if let Err(error) = within(unhurried(shared), &SCRIPTS.count, connection, command).await {
+                // Whether Redis did it is unknown. To do it twice would let too much pass; not to, only holds places and
+                // tokens until they expire.
+                shared.observer.lost(untold as u64);
+                return Err(error);
+            }
+            untold -= backs.len();
+        }
+        Ok(())
     }
 
     async fn beat(&self, shared: &Shared, connection: &MultiplexedConnection, deadline: Duration) -> RedisResult<Beat> {
@@ -259,15 +266,14 @@ impl Clerk {
         Ok(())
     }
 
+    /// Renews the leases of calls that run, and puts back those that a restart lost. A place that is given back meanwhile, by
+    /// another connection, may be put back as well; so it is given back once more.
     async fn renew(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<()> {
         self.renewed = Instant::now();
-        let running: Vec<(String, Vec<_>)> = {
-            let running = shared.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            running.iter().map(|(lease, ledgers)| (shared.lease_name(*lease), ledgers.clone())).collect()
-        };
+        let running = shared.running().clone();
         let places: Vec<_> = running
             .iter()
-            .flat_map(|(lease, ledgers)| ledgers.iter().map(move |ledger| (lease, &ledger.cell.keys.leases)))
+            .flat_map(|(lease, ledgers)| ledgers.iter().map(|ledger| (shared.lease_name(*lease), &ledger.cell.keys.leases)))
             .collect();
         for places in places.chunks(BATCH) {
             let keys: Vec<&str> = places.iter().map(|(_, key)| key.as_str()).collect();
@@ -278,31 +284,16 @@ impl Clerk {
             }
             within(unhurried(shared), &SCRIPTS.renew, connection, command).await?;
         }
-        Ok(())
+        let ended = {
+            let still = shared.running();
+            running.into_iter().filter(|(lease, _)| !still.contains_key(lease)).collect::<Vec<_>>()
+        };
+        let back = |(lease, ledgers)| {
+            let grant = Grant { lease, at_ms: 0, epoch: None };
+            GiveBack { ledgers, grant, requests: 0, tokens: 0 }
+        };
+        self.give_back(shared, connection, ended.into_iter().map(back).collect()).await
     }
-}
-
-/// Gives back what ended calls held. What was taken in an earlier epoch is gone with it.
-async fn give_back(shared: &Shared, connection: &MultiplexedConnection, backs: &[GiveBack]) -> RedisResult<()> {
-    let entries: Vec<_> = backs.iter().flat_map(|back| back.ledgers.iter().map(move |ledger| (back, ledger))).collect();
-    for entries in entries.chunks(BATCH) {
-        let keys: Vec<&str> = entries
-            .iter()
-            .flat_map(|(_, ledger)| [&ledger.cell.keys.window, &ledger.cell.keys.leases])
-            .map(String::as_str)
-            .collect();
-        let mut command = SCRIPTS.give_back.call(&keys);
-        command.arg(shared.shift.load(Ordering::Relaxed));
-        for (back, ledger) in entries {
-            let known = i64::from(shared.knows(&back.grant));
-            let tokens = if ledger.rule.tokens.is_some() { back.tokens } else { 0 };
-            let grid = ledger.rule.span.grid();
-            command.arg(back.grant.at_ms).arg(known * back.requests).arg(known * tokens);
-            command.arg(shared.lease_name(back.grant.lease)).arg(grid.slot_ms).arg(grid.reach);
-        }
-        within(unhurried(shared), &SCRIPTS.give_back, connection, command).await?;
-    }
-    Ok(())
 }
 
 fn unhurried(shared: &Shared) -> Duration {
@@ -311,10 +302,6 @@ fn unhurried(shared: &Shared) -> Duration {
 
 async fn within(deadline: Duration, script: &Script, connection: &MultiplexedConnection, command: Cmd) -> RedisResult<Value> {
     patiently(deadline, pin!(script.run(connection.clone(), command))).await.ok_or_else(|| late("a script"))?
-}
-
-fn late(what: &'static str) -> RedisError {
-    RedisError::from((ErrorKind::Io, "no answer within the deadline", what.to_owned()))
 }
 
 /// The same account on another node of a cluster. All our keys are in one slot, so one other node is all there can be.

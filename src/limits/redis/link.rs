@@ -1,12 +1,14 @@
 //! The one connection to Redis, and the breaker: there is a connection to ask, or there is none.
-//! It must not know scripts, nor how a connection is made.
+//! It must not know scripts.
 
 use std::fmt::Display;
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, ErrorKind, RedisError, RedisResult};
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
 use crate::limits::observer::{BackendState, Observer};
 
@@ -15,6 +17,26 @@ use crate::limits::observer::{BackendState, Observer};
 pub(super) struct Connection {
     pub(super) multiplexed: MultiplexedConnection,
     pub(super) generation: u64,
+    /// What makes another to the same server.
+    pub(super) client: Client,
+}
+
+/// Commands on their way to a connection.
+const PIPELINE: usize = 1_024;
+
+/// Connects, for as long as that may take, on the runtime of whoever calls.
+pub(super) async fn connect(client: &Client, patience: Duration) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(patience))
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(PIPELINE);
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    timeout(patience, connecting).await.map_err(|_| late("connecting"))?
+}
+
+/// What there was no answer to in time.
+pub(super) fn late(what: &'static str) -> RedisError {
+    RedisError::from((ErrorKind::Io, "no answer within the deadline", what.to_owned()))
 }
 
 /// The connection while it is good. A call that has trouble with it takes it away for all at once; only the clerk brings
@@ -37,19 +59,24 @@ impl Link {
         *self.state.borrow()
     }
 
-    /// The connection, if it is good. Only before the very first is known to be good or bad, this waits for it, and only the
-    /// first calls do: when they waited in vain, the rest need not.
-    pub(super) async fn connection(&self, until: Instant, observer: &dyn Observer) -> Option<Connection> {
+    /// The connection, if it is good.
+    pub(super) fn connection(&self) -> Option<Connection> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there is a good connection. Only before the very first is known to be good or bad, this waits for it, and only
+    /// the first calls do: when they waited in vain, the rest need not.
+    pub(super) async fn is_up(&self, patience: Duration, observer: &dyn Observer) -> bool {
         if self.state() == BackendState::Starting {
             let mut state = self.state.subscribe();
-            if timeout_at(until, state.wait_for(|state| *state != BackendState::Starting)).await.is_err() {
+            if timeout(patience, state.wait_for(|state| *state != BackendState::Starting)).await.is_err() {
                 let open = self.lock();
                 if open.is_none() {
                     self.tell(BackendState::Degraded, observer, &"it has not answered yet");
                 }
             }
         }
-        self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state() == BackendState::Shared
     }
 
     /// Whether this connection is the one in use.

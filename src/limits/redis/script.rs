@@ -1,11 +1,11 @@
-//! The Lua scripts, how one is called, and what the answer of `admit` says.
+//! The Lua scripts, how one is called, and what the answer of `count` says.
 //! It must not know connections' lives, deadlines or policies.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, Value};
+use redis::{Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value};
 
 use crate::limits::rule::Limit;
 
@@ -17,16 +17,14 @@ pub(super) struct Script {
 
 /// Every script there is.
 pub(super) struct Scripts {
-    pub(super) admit: Script,
-    pub(super) give_back: Script,
+    pub(super) count: Script,
     pub(super) report: Script,
     pub(super) renew: Script,
     pub(super) beat: Script,
 }
 
 pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
-    admit: Script::new(concat!(include_str!("window.lua"), include_str!("admit.lua"))),
-    give_back: Script::new(concat!(include_str!("window.lua"), include_str!("give_back.lua"))),
+    count: Script::new(concat!(include_str!("window.lua"), include_str!("count.lua"))),
     report: Script::new(concat!(include_str!("window.lua"), include_str!("report.lua"))),
     renew: Script::new(concat!(include_str!("window.lua"), include_str!("renew.lua"))),
     beat: Script::new(concat!(include_str!("window.lua"), include_str!("beat.lua"))),
@@ -38,7 +36,7 @@ impl Script {
     }
 
     /// Begins a call of this script with its keys; its arguments follow.
-    pub(super) fn call(&self, keys: &[&str]) -> Cmd {
+    pub(super) fn call<K: ToRedisArgs>(&self, keys: &[K]) -> Cmd {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.sha).arg(keys.len()).arg(keys);
         command
@@ -62,60 +60,82 @@ impl Script {
     }
 }
 
-/// What `admit.lua` decided.
+/// What `count.lua` decided about one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ruling {
     Admitted,
-    /// By which of the rules that were asked, by which of its figures, for how long.
+    /// By which of the rules it obeys, by which of its figures, for how long.
     Refused {
         index: usize,
         limit: Limit,
         wait: Duration,
     },
-    /// Nobody waited for the answer any more; nothing was taken.
-    TooLate,
 }
 
-/// One rule's window in the answer: calls and tokens in it, its newest slot (if any).
+/// One rule's window in the answer: calls and tokens in it, its newest slot (if any); and how many calls run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sum {
     pub(super) requests: u64,
     pub(super) tokens: u64,
     pub(super) newest: Option<u64>,
+    pub(super) running: u64,
 }
 
-/// The answer of `admit.lua`.
+/// The answer of `count.lua`.
 #[derive(Debug)]
-pub(super) struct Verdict {
-    pub(super) ruling: Ruling,
+pub(super) struct Reply {
     /// Redis' time, in milliseconds since 1970.
     pub(super) ms: i64,
-    /// Per rule that was asked.
-    pub(super) sums: Vec<Sum>,
+    /// `None`: nobody waited for the answer any more, and nothing was taken.
+    pub(super) verdicts: Option<Verdicts>,
 }
 
-impl Verdict {
-    /// Reads an answer.
-    pub(super) fn read(answer: Value) -> RedisResult<Self> {
+/// What became of the calls that were asked about.
+#[derive(Debug)]
+pub(super) struct Verdicts {
+    /// Per rule, as it is after all of them.
+    pub(super) sums: Vec<Sum>,
+    /// Per call.
+    pub(super) rulings: Vec<Ruling>,
+}
+
+/// Numbers in the answer per rule, and per call.
+const PER_RULE: usize = 4;
+const PER_CALL: usize = 3;
+
+impl Reply {
+    /// Reads the answer about so many calls under so many rules.
+    pub(super) fn read(answer: Value, rules: usize, calls: usize) -> RedisResult<Self> {
         let numbers = Vec::<i64>::from_redis_value(answer)?;
-        let [verdict, ms, index, figure, wait, rules @ ..] = numbers.as_slice() else {
-            return Err(RedisError::from((ErrorKind::UnexpectedReturnType, "the answer of the admit script is too short")));
-        };
-        let ruling = match verdict {
-            0 => Ruling::Admitted,
-            1 => Ruling::Refused {
-                index: usize::try_from(*index).unwrap_or(0),
-                limit: [Limit::Requests, Limit::Tokens, Limit::Concurrency][unsigned(*figure).min(2) as usize],
-                wait: Duration::from_millis(unsigned(*wait)),
-            },
-            _ => Ruling::TooLate,
-        };
-        let sums = rules.chunks_exact(4).map(|rule| Sum {
-            requests: unsigned(rule[0]),
-            tokens: unsigned(rule[1]),
-            newest: u64::try_from(rule[2]).ok(),
-        });
-        Ok(Self { ruling, ms: *ms, sums: sums.collect() })
+        match numbers.as_slice() {
+            [ms] => Ok(Self { ms: *ms, verdicts: None }),
+            [ms, told @ ..] if told.len() == rules * PER_RULE + calls * PER_CALL => {
+                let (sums, rulings) = told.split_at(rules * PER_RULE);
+                let sums = sums.chunks_exact(PER_RULE).map(Sum::of).collect();
+                let rulings = rulings.chunks_exact(PER_CALL).map(Ruling::of).collect();
+                Ok(Self { ms: *ms, verdicts: Some(Verdicts { sums, rulings }) })
+            }
+            _ => Err(RedisError::from((ErrorKind::UnexpectedReturnType, "the answer of the count script has another length"))),
+        }
+    }
+}
+
+impl Sum {
+    fn of(numbers: &[i64]) -> Self {
+        Self {
+            requests: unsigned(numbers[0]),
+            tokens: unsigned(numbers[1]),
+            newest: u64::try_from(numbers[2]).ok(),
+            running: unsigned(numbers[3]),
+        }
+    }
+}
+
+impl Ruling {
+    fn of(numbers: &[i64]) -> Self {
+        let Some(index) = usize::try_from(numbers[0]).ok().and_then(|which| which.checked_sub(1)) else { return Self::Admitted };
+        let limit = [Limit::Requests, Limit::Tokens, Limit::Concurrency][unsigned(numbers[1]).min(2) as usize];
+        Self::Refused { index, limit, wait: Duration::from_millis(unsigned(numbers[2])) }
     }
 }
 
