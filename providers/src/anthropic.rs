@@ -17,15 +17,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde_json::Value;
 
 use crate::Provider;
-use crate::call::{Account, Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
+use crate::native::messages;
 use answer::MessageStream;
 pub use invoke::ClaudeOnBedrock;
 use request::Host;
 
 /// The version of the API that is spoken, unless the account names another.
 const VERSION: &str = "2023-06-01";
+/// Where it is named.
+const VERSION_HEADER: HeaderName = HeaderName::from_static("anthropic-version");
 
 /// Anthropic's own API.
 #[derive(Debug)]
@@ -38,20 +41,27 @@ impl Provider for Anthropic {
             base_url: Some("https://api.anthropic.com"),
             auth: Auth::Header("x-api-key"),
             key_variable: Some("ANTHROPIC_API_KEY"),
-            has_embeddings: false,
+            serves: &[Endpoint::Messages, Endpoint::CountTokens],
             health_path: "/v1/models",
         }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        if matches!(call.endpoint, Endpoint::Messages | Endpoint::CountTokens) {
+            return carry(call, call.endpoint.route());
+        }
         let said = request::say(call, Host::Anthropic)?;
         let headers = headers(call.account, &said.betas)?;
         let body = Value::Object(said.body);
         Ok(UpstreamRequest { headers, ..UpstreamRequest::post("/v1/messages".to_owned(), &body, Framing::Sse, said.dropped) })
     }
 
-    fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
-        answer::whole(call, &body)
+    fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
+        match call.endpoint {
+            Endpoint::Messages => messages::answer(call, body),
+            Endpoint::CountTokens => messages::count(headers, body),
+            _ => answer::whole(call, &body),
+        }
     }
 
     fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
@@ -59,8 +69,21 @@ impl Provider for Anthropic {
     }
 
     fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
-        Box::new(MessageStream::new(call))
+        match call.endpoint {
+            Endpoint::Messages => Box::new(messages::Stream::new(call)),
+            _ => Box::new(MessageStream::new(call)),
+        }
     }
+}
+
+/// A call in Anthropic's own words, with the client's own version and betas.
+pub(crate) fn carry(call: &Call<'_>, path: &str) -> Result<UpstreamRequest, Refusal> {
+    let mut headers = call.request.headers.clone();
+    if headers.iter().all(|(name, _)| *name != VERSION_HEADER) {
+        headers.extend(self::headers(call.account, &[])?);
+    }
+    let body = messages::body(call, Host::Anthropic)?;
+    Ok(UpstreamRequest { headers, ..UpstreamRequest::carry(path.to_owned(), body, Framing::Sse) })
 }
 
 /// The version and the betas.
@@ -68,7 +91,7 @@ fn headers(account: &Account, betas: &[String]) -> Result<Vec<(HeaderName, Heade
     let version = account.api_version.as_deref().unwrap_or(VERSION);
     let version = HeaderValue::from_str(version)
         .map_err(|_| Refusal::field("api_version", "invalid_value", "the account's api_version cannot stand in a header"))?;
-    let mut headers = vec![(HeaderName::from_static("anthropic-version"), version)];
+    let mut headers = vec![(VERSION_HEADER, version)];
     headers.extend(beta_header(betas));
     Ok(headers)
 }

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
-use crate::call::{Answer, Auth, Call, Facts, StreamTranslator, UpstreamRequest};
+use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
 use crate::segment;
@@ -23,7 +23,7 @@ impl Provider for Azure {
             base_url: None,
             auth: Auth::Header("api-key"),
             key_variable: Some("AZURE_OPENAI_API_KEY"),
-            has_embeddings: true,
+            serves: &[Endpoint::Embeddings, Endpoint::Completions, Endpoint::Responses],
             health_path: "/openai/v1/models",
         }
     }
@@ -31,6 +31,10 @@ impl Provider for Azure {
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let upstream = compatible::USUAL.request(call)?;
         let path = match call.account.api_version.as_deref() {
+            // Responses are the resource's and not a deployment's; the body names that.
+            Some(version) if call.endpoint == Endpoint::Responses => {
+                format!("/openai{}?api-version={}", upstream.path, segment::percent_encoded(version))
+            }
             Some(version) => {
                 let (deployment, version) = (segment::of_model(call.model)?, segment::percent_encoded(version));
                 format!("/openai/deployments/{deployment}{}?api-version={version}", upstream.path)

@@ -31,7 +31,7 @@ impl Provider for Bedrock {
             base_url: None,
             auth: Auth::SigV4("bedrock"),
             key_variable: Some("AWS_ACCESS_KEY_ID"),
-            has_embeddings: true,
+            serves: &[Endpoint::Embeddings],
             health_path: "/",
         }
     }
@@ -47,14 +47,15 @@ impl Provider for Bedrock {
             Endpoint::Chat if call.request.stream => ("converse-stream", request::say(call)?),
             Endpoint::Chat => ("converse", request::say(call)?),
             Endpoint::Embeddings => ("invoke", embeddings::request(call, self.kind())?),
+            other => return Err(Refusal::unserved(self.kind(), other)),
         };
         Ok(UpstreamRequest::post(format!("/model/{}/{verb}", of_model(call.model)?), &body, Framing::AwsEventStream, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match call.endpoint {
-            Endpoint::Chat => answer::whole(call, &body),
             Endpoint::Embeddings => embeddings::answer(call, headers, &body),
+            _ => answer::whole(call, &body),
         }
     }
 

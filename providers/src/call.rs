@@ -15,8 +15,16 @@ use crate::usage::Usage;
 pub enum Endpoint {
     /// `/v1/chat/completions`
     Chat,
+    /// `/v1/completions`, of which chat completions are the successor.
+    Completions,
     /// `/v1/embeddings`
     Embeddings,
+    /// `/v1/responses`
+    Responses,
+    /// `/v1/messages`, Anthropic's own.
+    Messages,
+    /// `/v1/messages/count_tokens`: a count and no answer; nobody bills it.
+    CountTokens,
 }
 
 impl Endpoint {
@@ -24,9 +32,36 @@ impl Endpoint {
     #[must_use]
     pub const fn operation(self) -> &'static str {
         match self {
-            Self::Chat => "chat",
+            Self::Chat | Self::Responses | Self::Messages => "chat",
+            Self::Completions => "text_completion",
             Self::Embeddings => "embeddings",
+            Self::CountTokens => "count_tokens",
         }
+    }
+
+    /// The path of the API, as clients and metrics name it.
+    #[must_use]
+    pub const fn route(self) -> &'static str {
+        match self {
+            Self::Chat => "/v1/chat/completions",
+            Self::Completions => "/v1/completions",
+            Self::Embeddings => "/v1/embeddings",
+            Self::Responses => "/v1/responses",
+            Self::Messages => "/v1/messages",
+            Self::CountTokens => "/v1/messages/count_tokens",
+        }
+    }
+
+    /// Its path below a base URL that stands for `/v1`.
+    #[must_use]
+    pub(crate) fn path(self) -> &'static str {
+        self.route().trim_start_matches("/v1")
+    }
+
+    /// Whether an answer is paid for by its tokens, so that a bill that did not come must be estimated.
+    #[must_use]
+    pub const fn is_billed(self) -> bool {
+        !matches!(self, Self::CountTokens)
     }
 }
 
@@ -101,8 +136,8 @@ pub struct Facts {
     pub auth: Auth,
     /// The environment variable that conventionally holds the key.
     pub key_variable: Option<&'static str>,
-    /// Whether it has embeddings; every wire has chat completions.
-    pub has_embeddings: bool,
+    /// What it serves beside chat completions, which every wire has.
+    pub serves: &'static [Endpoint],
     /// A path that costs nothing to GET.
     pub health_path: &'static str,
 }
@@ -125,10 +160,14 @@ pub struct UpstreamRequest {
 }
 
 impl UpstreamRequest {
+    /// A body that goes on as it is, posted to `path`.
+    pub(crate) fn carry(path: String, body: Bytes, framing: Framing) -> Self {
+        Self { method: Method::POST, path, headers: Vec::new(), body, framing, dropped: Vec::new() }
+    }
+
     /// `body` posted to `path`, without headers of the wire.
     pub(crate) fn post(path: String, body: &Value, framing: Framing, dropped: Vec<&'static str>) -> Self {
-        let body = Bytes::from(body.to_string());
-        Self { method: Method::POST, path, headers: Vec::new(), body, framing, dropped }
+        Self { dropped, ..Self::carry(path, Bytes::from(body.to_string()), framing) }
     }
 }
 
@@ -153,4 +192,9 @@ pub trait StreamTranslator: Send {
     /// The provider ended the stream without a transport error. Emits what was held back, and
     /// [`Kind::Done`](crate::Kind::Done) if the answer was complete; without it the answer is cut.
     fn end(&mut self, emit: &mut dyn FnMut(Event<'_>));
+
+    /// How many events went to the client so far, in a grammar that numbers them.
+    fn told(&self) -> u64 {
+        0
+    }
 }

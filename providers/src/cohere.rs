@@ -26,7 +26,7 @@ impl Provider for Cohere {
             base_url: Some("https://api.cohere.com"),
             auth: Auth::Bearer,
             key_variable: Some("COHERE_API_KEY"),
-            has_embeddings: true,
+            serves: &[Endpoint::Embeddings],
             health_path: "/v1/models",
         }
     }
@@ -35,14 +35,15 @@ impl Provider for Cohere {
         let (path, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => ("/v2/chat", request::chat(call, self.kind())?),
             Endpoint::Embeddings => ("/v2/embed", request::embed(call, self.kind())?),
+            other => return Err(Refusal::unserved(self.kind(), other)),
         };
         Ok(UpstreamRequest::post(path.to_owned(), &body, Framing::Sse, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match call.endpoint {
-            Endpoint::Chat => reply::answer(call, &body),
             Endpoint::Embeddings => reply::embedded(call, &body),
+            _ => reply::answer(call, &body),
         }
     }
 

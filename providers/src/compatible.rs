@@ -2,15 +2,18 @@
 //! It must not know how answers are brought into grammar; it says where to send what.
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
-use crate::call::{Answer, Auth, Call, Endpoint, Facts, StreamTranslator, Unsupported, UpstreamRequest};
+use crate::anthropic;
+use crate::call::Endpoint::{self, Completions, CountTokens, Embeddings, Messages, Responses};
+use crate::call::{Answer, Auth, Call, Facts, StreamTranslator, Unsupported, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::failure;
 use crate::frames::Framing;
 use crate::grammar::{self, Ending};
 use crate::json::{Scanner, Shape};
+use crate::native::{completions, messages, responses};
 use crate::request::Edit;
 
 /// One provider.
@@ -23,7 +26,8 @@ pub(crate) struct Row {
     renames: &'static [(&'static str, &'static str)],
     /// Fields it rejects and that only hint at how to answer.
     drops: &'static [&'static str],
-    has_embeddings: bool,
+    /// What it serves beside chat completions, in the words that OpenAI or Anthropic gave it.
+    serves: &'static [Endpoint],
     /// Whether usage must be asked for on a stream; where not, `stream_options` is not understood
     /// and usage comes anyway (Mistral: with the last choice, Perplexity: in every chunk).
     asks_usage: bool,
@@ -38,10 +42,17 @@ pub(crate) const USUAL: Row = Row {
     key_variable: None,
     renames: &[],
     drops: &[],
-    has_embeddings: true,
+    serves: ANYTHING,
     asks_usage: true,
     ending: Ending::Either,
 };
+
+/// A server of which nobody knows what it has: it says so itself.
+const ANYTHING: &[Endpoint] = &[Embeddings, Completions, Responses, Messages, CountTokens];
+const EMBEDDINGS: &[Endpoint] = &[Embeddings];
+const COMPLETIONS: &[Endpoint] = &[Embeddings, Completions];
+const OPENAIS: &[Endpoint] = &[Embeddings, Completions, Responses];
+const ALL_BUT_COUNTS: &[Endpoint] = &[Embeddings, Completions, Responses, Messages];
 
 /// For those who know the answer's limit by its older name only.
 const OLDER_LIMIT: &[(&str, &str)] = &[("max_completion_tokens", "max_tokens")];
@@ -70,32 +81,31 @@ pub(crate) const MISTRAL: Row = Row {
 
 /// Every provider that speaks OpenAI's wire. A new one is one more row.
 pub(crate) static ROWS: [Row; 31] = [
-    Row { kind: "openai", ending: Ending::Marked, ..hosted("https://api.openai.com/v1", "OPENAI_API_KEY") },
+    Row { kind: "openai", serves: OPENAIS, ending: Ending::Marked, ..hosted("https://api.openai.com/v1", "OPENAI_API_KEY") },
     MISTRAL,
-    Row { kind: "groq", has_embeddings: false, ..hosted("https://api.groq.com/openai/v1", "GROQ_API_KEY") },
+    Row { kind: "groq", serves: &[Responses], ..hosted("https://api.groq.com/openai/v1", "GROQ_API_KEY") },
     Row {
         kind: "deepseek",
         renames: OLDER_LIMIT,
-        has_embeddings: false,
+        serves: &[Responses],
         ..hosted("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY")
     },
-    Row { kind: "xai", has_embeddings: false, ..hosted("https://api.x.ai/v1", "XAI_API_KEY") },
-    Row { kind: "openrouter", ..hosted("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY") },
+    Row { kind: "xai", serves: &[Responses], ..hosted("https://api.x.ai/v1", "XAI_API_KEY") },
+    Row { kind: "openrouter", serves: ALL_BUT_COUNTS, ..hosted("https://openrouter.ai/api/v1", "OPENROUTER_API_KEY") },
     Row {
         kind: "perplexity",
         renames: OLDER_LIMIT,
-        has_embeddings: false,
         asks_usage: false,
         ..hosted("https://api.perplexity.ai", "PERPLEXITY_API_KEY")
     },
-    Row { kind: "together", renames: OLDER_LIMIT, ..hosted("https://api.together.xyz/v1", "TOGETHER_API_KEY") },
-    Row { kind: "fireworks", renames: OLDER_LIMIT, ..hosted("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY") },
-    Row { kind: "cerebras", has_embeddings: false, ..hosted("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY") },
+    Row { kind: "together", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://api.together.xyz/v1", "TOGETHER_API_KEY") },
+    Row { kind: "fireworks", renames: OLDER_LIMIT, serves: OPENAIS, ..hosted("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY") },
+    Row { kind: "cerebras", serves: &[Completions], ..hosted("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY") },
     Row { kind: "zai", renames: OLDER_LIMIT, ..hosted("https://api.z.ai/api/paas/v4", "ZAI_API_KEY") },
     Row {
         kind: "moonshot",
         renames: OLDER_LIMIT,
-        has_embeddings: false,
+        serves: &[],
         ..hosted("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY")
     },
     Row {
@@ -103,35 +113,35 @@ pub(crate) static ROWS: [Row; 31] = [
         renames: OLDER_LIMIT,
         ..hosted("https://dashscope-intl.aliyuncs.com/compatible-mode/v1", "DASHSCOPE_API_KEY")
     },
-    Row { kind: "minimax", has_embeddings: false, ..hosted("https://api.minimax.io/v1", "MINIMAX_API_KEY") },
+    Row { kind: "minimax", serves: &[], ..hosted("https://api.minimax.io/v1", "MINIMAX_API_KEY") },
     Row { kind: "sambanova", renames: OLDER_LIMIT, ..hosted("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY") },
-    Row { kind: "nebius", ..hosted("https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY") },
-    Row { kind: "deepinfra", renames: OLDER_LIMIT, ..hosted("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY") },
+    Row { kind: "nebius", serves: COMPLETIONS, ..hosted("https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY") },
+    Row { kind: "deepinfra", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY") },
     Row {
         kind: "hyperbolic",
         renames: OLDER_LIMIT,
-        has_embeddings: false,
+        serves: &[Completions],
         ..hosted("https://api.hyperbolic.xyz/v1", "HYPERBOLIC_API_KEY")
     },
-    Row { kind: "nvidia", renames: OLDER_LIMIT, ..hosted("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY") },
+    Row { kind: "nvidia", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY") },
     // Not `GITHUB_TOKEN`: that is set wherever GitHub's own tools run, and would turn this on unasked.
     Row { kind: "github", ..hosted("https://models.github.ai/inference", "GITHUB_MODELS_API_KEY") },
-    Row { kind: "huggingface", renames: OLDER_LIMIT, ..hosted("https://router.huggingface.co/v1", "HF_TOKEN") },
-    Row { kind: "tgi", renames: OLDER_LIMIT, has_embeddings: false, ..local("http://localhost:8080/v1") },
+    Row { kind: "huggingface", renames: OLDER_LIMIT, serves: &[Embeddings, Responses], ..hosted("https://router.huggingface.co/v1", "HF_TOKEN") },
+    Row { kind: "tgi", renames: OLDER_LIMIT, serves: &[Completions], ..local("http://localhost:8080/v1") },
     // Its usual port is also the gateway's own, so its address must be named.
     Row { kind: "vllm", ..USUAL },
-    Row { kind: "sglang", ..local("http://localhost:30000/v1") },
+    Row { kind: "sglang", serves: OPENAIS, ..local("http://localhost:30000/v1") },
     Row { kind: "llamacpp", ..local("http://localhost:8080/v1") },
-    Row { kind: "lmstudio", renames: OLDER_LIMIT, ..local("http://localhost:1234/v1") },
-    Row { kind: "mistralrs", renames: OLDER_LIMIT, ..local("http://localhost:1234/v1") },
-    Row { kind: "localai", renames: OLDER_LIMIT, ..local("http://localhost:8080/v1") },
+    Row { kind: "lmstudio", renames: OLDER_LIMIT, serves: ALL_BUT_COUNTS, ..local("http://localhost:1234/v1") },
+    Row { kind: "mistralrs", renames: OLDER_LIMIT, serves: OPENAIS, ..local("http://localhost:1234/v1") },
+    Row { kind: "localai", renames: OLDER_LIMIT, serves: COMPLETIONS, ..local("http://localhost:8080/v1") },
     Row { kind: "litellm", ..local("http://localhost:4000/v1") },
-    Row { kind: "ollama-openai", renames: OLDER_LIMIT, ..local("http://localhost:11434/v1") },
+    Row { kind: "ollama-openai", renames: OLDER_LIMIT, serves: ALL_BUT_COUNTS, ..local("http://localhost:11434/v1") },
     USUAL,
 ];
 
 const fn hosted(base_url: &'static str, key_variable: &'static str) -> Row {
-    Row { base_url: Some(base_url), key_variable: Some(key_variable), ..USUAL }
+    Row { base_url: Some(base_url), key_variable: Some(key_variable), serves: EMBEDDINGS, ..USUAL }
 }
 
 /// A server that people run themselves, at the address its own manual names; a key is optional.
@@ -146,13 +156,16 @@ impl Provider for Row {
             base_url: self.base_url,
             auth: Auth::Bearer,
             key_variable: self.key_variable,
-            has_embeddings: self.has_embeddings,
+            serves: self.serves,
             health_path: "/models",
         }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let request = call.request;
+        if matches!(call.endpoint, Messages | CountTokens) {
+            return anthropic::carry(call, call.endpoint.path());
+        }
         let mut edits = Vec::with_capacity(4);
         let model = (request.model != call.model).then(|| json_string(call.model));
         edits.extend(model.as_deref().map(|model| Edit::Set("model", model)));
@@ -162,6 +175,8 @@ impl Provider for Row {
             dropped = self.drops(call)?;
             edits.extend(dropped.iter().map(|field| Edit::Remove(field)));
             edits.extend(self.renamed(call));
+        }
+        if matches!(call.endpoint, Endpoint::Chat | Completions) {
             if request.stream && self.asks_usage && call.ask_usage {
                 options = with_usage(request.field("stream_options"));
             } else if request.stream {
@@ -169,23 +184,19 @@ impl Provider for Row {
             }
         }
         edits.extend(options.as_deref().map(|options| Edit::Set("stream_options", options)));
-        Ok(UpstreamRequest {
-            method: Method::POST,
-            path: match call.endpoint {
-                Endpoint::Chat => "/chat/completions".to_owned(),
-                Endpoint::Embeddings => "/embeddings".to_owned(),
-            },
-            headers: Vec::new(),
-            body: request.edited(&edits),
-            framing: Framing::Sse,
-            dropped,
-        })
+        let (path, headers) = (call.endpoint.path().to_owned(), request.headers.clone());
+        let body = request.edited(&edits);
+        Ok(UpstreamRequest { headers, dropped, ..UpstreamRequest::carry(path, body, Framing::Sse) })
     }
 
     fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match call.endpoint {
             Endpoint::Chat => grammar::chat_answer(call, headers, body),
-            Endpoint::Embeddings => grammar::embeddings_answer(headers, body),
+            Embeddings => grammar::embeddings_answer(headers, body),
+            Completions => completions::answer(headers, body),
+            Responses => responses::answer(headers, body),
+            Messages => messages::answer(call, body),
+            CountTokens => messages::count(headers, body),
         }
     }
 
@@ -194,7 +205,12 @@ impl Provider for Row {
     }
 
     fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
-        Box::new(grammar::Stream::new(call, self.ending))
+        match call.endpoint {
+            Completions => Box::new(completions::Stream::new(call, self.ending)),
+            Responses => Box::new(responses::Stream::default()),
+            Messages => Box::new(messages::Stream::new(call)),
+            Endpoint::Chat | Embeddings | CountTokens => Box::new(grammar::Stream::new(call, self.ending)),
+        }
     }
 }
 

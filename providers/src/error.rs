@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use crate::call::Endpoint;
+
 /// What kind of failure a provider reported; decides status, type and whether another try can help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -165,6 +167,12 @@ impl Refusal {
     #[must_use]
     pub fn field(param: &str, code: &'static str, message: impl Into<String>) -> Self {
         Self { message: message.into(), param: Some(param.to_owned()), code }
+    }
+
+    /// A refusal of a call that `kind` has no endpoint for.
+    #[must_use]
+    pub(crate) fn unserved(kind: &str, endpoint: Endpoint) -> Self {
+        Self::field("model", "model_not_found", format!("{kind} does not serve {}", endpoint.route()))
     }
 
     /// A refusal of the field `param` because `kind` has no word for it.

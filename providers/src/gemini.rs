@@ -33,7 +33,7 @@ impl Provider for Gemini {
             base_url: Some("https://generativelanguage.googleapis.com"),
             auth: Auth::Header("x-goog-api-key"),
             key_variable: Some("GEMINI_API_KEY"),
-            has_embeddings: true,
+            serves: &[Endpoint::Embeddings],
             health_path: "/v1beta/models",
         }
     }
@@ -44,14 +44,15 @@ impl Provider for Gemini {
         let (action, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => (request::action(call), request::body(call, self.kind())?),
             Endpoint::Embeddings => ("batchEmbedContents", embeddings::batch(call, self.kind())?),
+            other => return Err(Refusal::unserved(self.kind(), other)),
         };
         Ok(UpstreamRequest::post(format!("/{version}/models/{model}:{action}"), &body, Framing::Sse, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match call.endpoint {
-            Endpoint::Chat => reply::answer(call, &body),
             Endpoint::Embeddings => embeddings::batch_answer(&openai::Writer::new(call), &body),
+            _ => reply::answer(call, &body),
         }
     }
 

@@ -7,7 +7,7 @@ mod glance;
 mod mend;
 mod mould;
 mod stream;
-mod usage;
+pub(crate) mod usage;
 mod whole;
 
 pub(crate) use stream::{Ending, Stream};

@@ -24,6 +24,7 @@ mod grammar;
 pub mod json;
 mod leftover;
 mod media;
+mod native;
 mod ollama;
 pub mod reply;
 mod request;
@@ -71,12 +72,9 @@ pub trait Provider: Send + Sync + 'static {
         self.facts().key_variable
     }
 
-    /// Whether calls to this endpoint can be translated.
+    /// Whether calls to this endpoint can be said in this wire.
     fn serves(&self, endpoint: Endpoint) -> bool {
-        match endpoint {
-            Endpoint::Chat => true,
-            Endpoint::Embeddings => self.facts().has_embeddings,
-        }
+        endpoint == Endpoint::Chat || self.facts().serves.contains(&endpoint)
     }
 
     /// A path below the base URL that costs nothing to GET, to see whether the provider is there: any

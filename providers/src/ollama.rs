@@ -27,7 +27,7 @@ impl Provider for Ollama {
             // Ollama's cloud wants a key; one's own machine has none.
             auth: Auth::Bearer,
             key_variable: Some("OLLAMA_API_KEY"),
-            has_embeddings: true,
+            serves: &[Endpoint::Embeddings],
             health_path: "/api/tags",
         }
     }
@@ -36,14 +36,15 @@ impl Provider for Ollama {
         let (path, (body, dropped)) = match call.endpoint {
             Endpoint::Chat => ("/api/chat", request::chat(call, self.kind())?),
             Endpoint::Embeddings => ("/api/embed", request::embed(call, self.kind())?),
+            other => return Err(Refusal::unserved(self.kind(), other)),
         };
         Ok(UpstreamRequest::post(path.to_owned(), &body, Framing::JsonLines, dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match call.endpoint {
-            Endpoint::Chat => reply::answer(call, &body),
             Endpoint::Embeddings => reply::embedded(call, &body),
+            _ => reply::answer(call, &body),
         }
     }
 

@@ -3,16 +3,28 @@
 //! It must not know any provider, caller or limit.
 
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::call::Endpoint;
 use crate::error::Refusal;
 use crate::json::{self, Fault, Member, Scanner, Shape};
 
-/// A client's request for a chat completion or embeddings: well-formed JSON, its facts read once.
+/// The headers that belong to what is asked and not to who asks or how; no others of a client's go on.
+const CARRIED: [HeaderName; 3] = [
+    HeaderName::from_static("anthropic-beta"),
+    HeaderName::from_static("anthropic-version"),
+    HeaderName::from_static("openai-beta"),
+];
+
+/// A client's request: well-formed JSON, its facts read once.
 #[derive(Clone, Debug)]
 pub struct ChatRequest {
     raw: Bytes,
     members: Vec<Member>,
+    /// What is asked for.
+    pub endpoint: Endpoint,
+    /// Those of the client's headers that belong to the request; only of endpoints whose words go on as they came.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The model the client named.
     pub model: String,
     /// Whether the client wants a stream.
@@ -57,15 +69,37 @@ impl ChatRequest {
             return Err(missing("model"));
         }
         match endpoint {
-            Endpoint::Chat => fields.required("messages", Shape::Array, "an array")?,
+            Endpoint::Chat | Endpoint::Messages | Endpoint::CountTokens => {
+                fields.required("messages", Shape::Array, "an array")?;
+            }
+            Endpoint::Completions => fields.present("prompt")?,
             Endpoint::Embeddings => fields.present("input")?,
+            Endpoint::Responses => fields.text_or_array("input")?,
         }
-        let limit = fields.integer("max_completion_tokens")?;
-        let max_tokens = if limit.is_some() { limit } else { fields.integer("max_tokens")? };
+        let max_tokens = fields.limit(endpoint)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let include_usage = fields.include_usage()?;
-        let choices = fields.integer("n")?.unwrap_or(1).max(1);
-        Ok(Self { model, stream, include_usage, max_tokens, choices, text_bytes, members, raw })
+        let choices = fields.choices(endpoint)?;
+        let headers = Vec::new();
+        Ok(Self { endpoint, headers, model, stream, include_usage, max_tokens, choices, text_bytes, members, raw })
+    }
+
+    /// The request with those of the client's headers that belong to it, where its words go on as they came.
+    #[must_use]
+    pub fn with_headers(mut self, headers: &HeaderMap) -> Self {
+        if !matches!(self.endpoint, Endpoint::Chat | Endpoint::Embeddings) {
+            let carried = |name: &HeaderName| headers.get(name).map(|value| (name.clone(), value.clone()));
+            self.headers = CARRIED.iter().filter_map(carried).collect();
+        }
+        self
+    }
+
+    /// Whether all that the model will read stands in the request, so that its size says something.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        let refers = |name: &str| self.field(name).is_some_and(|value| value != b"null");
+        self.endpoint != Endpoint::Responses
+            || !["previous_response_id", "conversation", "prompt"].into_iter().any(refers)
     }
 
     /// The bytes as the client sent them.
@@ -232,6 +266,33 @@ impl Fields<'_> {
         let Some((_, value)) = self.get(name) else { return Ok(None) };
         let parsed = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
         parsed.map(Some).ok_or_else(|| wrong_type(name, "a non-negative integer"))
+    }
+
+    /// The most tokens of an answer, under the name that it has at this endpoint.
+    fn limit(&self, endpoint: Endpoint) -> Result<Option<u64>, Refusal> {
+        match endpoint {
+            Endpoint::Responses => self.integer("max_output_tokens"),
+            Endpoint::Completions | Endpoint::Messages => self.integer("max_tokens"),
+            Endpoint::CountTokens => Ok(Some(0)),
+            Endpoint::Chat | Endpoint::Embeddings => {
+                let limit = self.integer("max_completion_tokens")?;
+                if limit.is_some() { Ok(limit) } else { self.integer("max_tokens") }
+            }
+        }
+    }
+
+    /// How many answers are made: of the older completions also those that are not shown.
+    fn choices(&self, endpoint: Endpoint) -> Result<u64, Refusal> {
+        let shown = self.integer("n")?.unwrap_or(1).max(1);
+        let made = if endpoint == Endpoint::Completions { self.integer("best_of")? } else { None };
+        Ok(shown.max(made.unwrap_or(1)))
+    }
+
+    fn text_or_array(&self, name: &str) -> Result<(), Refusal> {
+        match self.get(name).map(|(member, _)| member.shape) {
+            None | Some(Shape::String | Shape::Array) => Ok(()),
+            Some(_) => Err(wrong_type(name, "a string or an array")),
+        }
     }
 
     fn present(&self, name: &str) -> Result<(), Refusal> {

@@ -16,6 +16,7 @@ use crate::compatible;
 use crate::error::{Refusal, UpstreamError};
 use crate::frames::Framing;
 use crate::gemini::{bare_name, error, reply, request};
+use crate::native::messages;
 use crate::segment::{self, is_host_label};
 
 /// The versions of the API, unless the account names one; those that the makers' own SDKs use.
@@ -64,7 +65,7 @@ impl<'a> Model<'a> {
 
 impl Provider for Vertex {
     fn facts(&self) -> Facts {
-        Facts { kind: "vertex", base_url: None, auth: Auth::Google, key_variable: None, has_embeddings: true, health_path: "/" }
+        Facts { kind: "vertex", base_url: None, auth: Auth::Google, key_variable: None, serves: &[Endpoint::Embeddings, Endpoint::Messages], health_path: "/" }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
@@ -85,18 +86,24 @@ impl Provider for Vertex {
                 Ok(UpstreamRequest::post(gemini_path(call, name, "predict")?, &body, Framing::Sse, dropped))
             }
             (Model::Claude(name), Endpoint::Chat) => claude(call, name),
+            (Model::Claude(name), Endpoint::Messages) => carried_claude(call, name),
             (Model::Mistral(name), Endpoint::Chat) => mistral(call, name),
             (Model::Other(name), Endpoint::Chat) => other(call, &name),
             (_, Endpoint::Embeddings) => {
                 Err(Refusal::field("model", "model_not_found", format!("`{}` makes no embeddings on Vertex AI", call.model)))
+            }
+            (_, other) => {
+                let route = other.route();
+                Err(Refusal::field("model", "model_not_found", format!("Vertex AI does not serve {route} for `{}`", call.model)))
             }
         }
     }
 
     fn answer(&self, call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
         match (Model::named(call.model), call.endpoint) {
-            (Model::Gemini(_), Endpoint::Chat) => reply::answer(call, &body),
             (_, Endpoint::Embeddings) => predict::answer(call, &body),
+            (_, Endpoint::Messages) => messages::answer(call, body),
+            (Model::Gemini(_), _) => reply::answer(call, &body),
             (Model::Claude(_), _) => anthropic::answer::whole(call, &body),
             (Model::Mistral(_) | Model::Other(_), _) => compatible::USUAL.answer(call, headers, body),
         }
@@ -111,6 +118,7 @@ impl Provider for Vertex {
 
     fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
         match Model::named(call.model) {
+            _ if call.endpoint == Endpoint::Messages => Box::new(messages::Stream::new(call)),
             Model::Gemini(_) => Box::new(reply::Translator::new(call)),
             Model::Claude(_) => Box::new(MessageStream::new(call)),
             Model::Mistral(_) | Model::Other(_) => compatible::USUAL.stream(call),
@@ -155,6 +163,14 @@ fn claude(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
     let headers = anthropic::beta_header(&said.betas).into_iter().collect();
     let path = raw_path(call, "anthropic", name)?;
     Ok(UpstreamRequest { headers, ..UpstreamRequest::post(path, &body, Framing::Sse, said.dropped) })
+}
+
+/// The same in Claude's own words.
+fn carried_claude(call: &Call<'_>, name: &str) -> Result<UpstreamRequest, Refusal> {
+    let body = messages::body(call, Host::Vertex)?;
+    let betas = call.request.headers.iter().filter(|(name, _)| name == "anthropic-beta");
+    let headers = betas.cloned().collect();
+    Ok(UpstreamRequest { headers, ..UpstreamRequest::carry(raw_path(call, "anthropic", name)?, body, Framing::Sse) })
 }
 
 /// <https://cloud.google.com/vertex-ai/generative-ai/docs/partner-models/mistral>. The version that may

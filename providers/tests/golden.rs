@@ -43,9 +43,9 @@ fn check(path: &Path) -> Option<String> {
 fn run(provider: &dyn Provider, case: &Value) -> Value {
     let account = account(&case["account"]);
     let model = case["model"].as_str().unwrap();
-    let endpoint = if case["endpoint"] == "embeddings" { Endpoint::Embeddings } else { Endpoint::Chat };
+    let endpoint = endpoint(&case["endpoint"]);
     let request = match ChatRequest::parse(case["request"].to_string().into(), endpoint) {
-        Ok(request) => request,
+        Ok(request) => request.with_headers(&headers(&case["headers"])),
         Err(refusal) => return json!({"refusal": refusal_json(&refusal)}),
     };
     let call = Call { endpoint, ..play::call(&request, model, &account) };
@@ -64,24 +64,48 @@ fn run(provider: &dyn Provider, case: &Value) -> Value {
         json!({"error": error_json(&provider.error(status, &headers, &body))})
     } else if request.stream {
         let played = play::stream_every_way(provider, &call, upstream.framing, &body);
-        let begun = calls(&played.chunks(), "delta");
-        assert!(!played.done || played.tool_calls == begun, "{} calls told, {begun} in the stream", played.tool_calls);
-        json!({
+        let mut said = json!({
             "chunks": played.chunks(), "text": played.text, "usage": played.usage.map(|usage| usage_json(&usage)),
             "error": played.error.as_ref().map(error_json), "malformed": played.malformed, "done": played.done,
-        })
+        });
+        if endpoint == Endpoint::Chat {
+            let begun = calls(&played.chunks(), "delta");
+            assert!(!played.done || played.tool_calls == begun, "{} calls told, {begun} in the stream", played.tool_calls);
+        } else {
+            said["tool_calls"] = played.tool_calls.into();
+        }
+        said
     } else {
         match provider.answer(&call, &headers, body.into()) {
             Ok(answer) => {
                 let whole = serde_json::from_slice::<Value>(&answer.body).unwrap();
-                assert_eq!(answer.tool_calls, calls(std::slice::from_ref(&whole), "message"), "calls told and in {whole}");
-                json!({"answer": whole, "usage": answer.usage.map(|usage| usage_json(&usage))})
+                let mut said = json!({"answer": whole, "usage": answer.usage.map(|usage| usage_json(&usage))});
+                if matches!(endpoint, Endpoint::Chat | Endpoint::Embeddings) {
+                    assert_eq!(answer.tool_calls, calls(std::slice::from_ref(&whole), "message"), "calls told and in {whole}");
+                } else {
+                    said["tool_calls"] = answer.tool_calls.into();
+                    said["text"] = answer.text.into();
+                }
+                said
             }
             Err(error) => json!({"error": error_json(&error)}),
         }
     };
     got.as_object_mut().unwrap().extend(outcome.as_object().unwrap().clone());
     got
+}
+
+/// The endpoint with this name, the last part of its path.
+fn endpoint(name: &Value) -> Endpoint {
+    match name.as_str() {
+        None => Endpoint::Chat,
+        Some("embeddings") => Endpoint::Embeddings,
+        Some("completions") => Endpoint::Completions,
+        Some("responses") => Endpoint::Responses,
+        Some("messages") => Endpoint::Messages,
+        Some("count_tokens") => Endpoint::CountTokens,
+        Some(other) => panic!("no endpoint {other}"),
+    }
 }
 
 /// How many tools are called in these answers or chunks: a call has its id once.

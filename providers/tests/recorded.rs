@@ -209,6 +209,13 @@ fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
             json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream, "stream_options": {"include_usage": true}})
         }
         Endpoint::Embeddings => json!({"model": "m", "input": ["hi"]}),
+        Endpoint::Completions => {
+            json!({"model": "m", "prompt": "hi", "stream": stream, "stream_options": {"include_usage": true}})
+        }
+        Endpoint::Responses => json!({"model": "m", "input": "hi", "stream": stream}),
+        Endpoint::Messages | Endpoint::CountTokens => {
+            json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": stream})
+        }
     };
     ChatRequest::parse(Bytes::from(body.to_string()), endpoint).unwrap()
 }

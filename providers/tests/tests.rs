@@ -17,6 +17,7 @@ mod failures;
 mod frames;
 mod golden;
 mod json;
+mod native;
 mod play;
 mod recorded;
 mod recordings_anthropic;

@@ -248,6 +248,18 @@ impl MessageStream {
     }
 }
 
+/// Hears the events of a stream that come in another frame than Anthropic's.
+pub(crate) trait Listener: StreamTranslator {
+    /// One event's JSON.
+    fn event(&mut self, data: &Bytes, emit: &mut dyn FnMut(Event<'_>));
+}
+
+impl Listener for MessageStream {
+    fn event(&mut self, data: &Bytes, emit: &mut dyn FnMut(Event<'_>)) {
+        Self::event(self, data, emit);
+    }
+}
+
 impl StreamTranslator for MessageStream {
     /// Servers that imitate Anthropic end with OpenAI's `[DONE]`.
     fn frame(&mut self, frame: &Frame, emit: &mut dyn FnMut(Event<'_>)) {

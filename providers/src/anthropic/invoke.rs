@@ -7,13 +7,14 @@ use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::answer::{self, MessageStream};
+use super::answer::{self, Listener, MessageStream};
 use super::request::{self, Host};
-use crate::call::{Account, Answer, Call, Facts, StreamTranslator, UpstreamRequest};
+use crate::call::{Account, Answer, Call, Endpoint, Facts, StreamTranslator, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::{Frame, Framing};
 use crate::segment::of_model;
+use crate::native::messages;
 use crate::{Provider, base64, bedrock};
 
 /// Claude models on Bedrock in Anthropic's own words,
@@ -24,7 +25,7 @@ pub struct ClaudeOnBedrock;
 impl Provider for ClaudeOnBedrock {
     /// The key of `bedrock` turns on that kind; this one is configured by name.
     fn facts(&self) -> Facts {
-        Facts { kind: "bedrock-anthropic", key_variable: None, has_embeddings: false, ..bedrock::Bedrock.facts() }
+        Facts { kind: "bedrock-anthropic", key_variable: None, serves: &[Endpoint::Messages], ..bedrock::Bedrock.facts() }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {
@@ -32,21 +33,20 @@ impl Provider for ClaudeOnBedrock {
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
+        let verb = if call.request.stream { "invoke-with-response-stream" } else { "invoke" };
+        let path = format!("/model/{}/{verb}", of_model(call.model)?);
+        if call.endpoint == Endpoint::Messages {
+            return Ok(UpstreamRequest::carry(path, messages::body(call, Host::Bedrock)?, Framing::AwsEventStream));
+        }
         let mut said = request::say(call, Host::Bedrock)?;
         if !said.betas.is_empty() {
             said.body.insert("anthropic_beta".to_owned(), said.betas.into());
         }
-        let verb = if call.request.stream { "invoke-with-response-stream" } else { "invoke" };
-        Ok(UpstreamRequest::post(
-            format!("/model/{}/{verb}", of_model(call.model)?),
-            &Value::Object(said.body),
-            Framing::AwsEventStream,
-            said.dropped,
-        ))
+        Ok(UpstreamRequest::post(path, &Value::Object(said.body), Framing::AwsEventStream, said.dropped))
     }
 
     fn answer(&self, call: &Call<'_>, _headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
-        answer::whole(call, &body)
+        if call.endpoint == Endpoint::Messages { messages::answer(call, body) } else { answer::whole(call, &body) }
     }
 
     fn error(&self, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> UpstreamError {
@@ -54,7 +54,11 @@ impl Provider for ClaudeOnBedrock {
     }
 
     fn stream(&self, call: &Call<'_>) -> Box<dyn StreamTranslator> {
-        Box::new(ChunkStream { messages: MessageStream::new(call), has_failed: false })
+        let messages: Box<dyn Listener> = match call.endpoint {
+            Endpoint::Messages => Box::new(messages::Stream::new(call)),
+            _ => Box::new(MessageStream::new(call)),
+        };
+        Box::new(ChunkStream { messages, has_failed: false })
     }
 }
 
@@ -66,7 +70,7 @@ struct Chunk {
 
 /// Reads Anthropic's events out of AWS's frames.
 struct ChunkStream {
-    messages: MessageStream,
+    messages: Box<dyn Listener>,
     has_failed: bool,
 }
 
@@ -83,7 +87,7 @@ impl StreamTranslator for ChunkStream {
         }
         let chunk = serde_json::from_slice::<Chunk>(&frame.data).ok().and_then(|chunk| base64::decode(&chunk.bytes));
         match chunk {
-            Some(event) => self.messages.event(&event, emit),
+            Some(event) => self.messages.event(&Bytes::from(event), emit),
             None => emit(Event { bytes: b"", kind: Kind::Malformed }),
         }
     }

@@ -37,6 +37,17 @@ pub(crate) enum Host {
     Bedrock,
 }
 
+impl Host {
+    /// What the body names as its version, where the model does not stand in it.
+    pub(crate) fn version(self) -> Option<&'static str> {
+        match self {
+            Self::Anthropic => None,
+            Self::Vertex => Some("vertex-2023-10-16"),
+            Self::Bedrock => Some("bedrock-2023-05-31"),
+        }
+    }
+}
+
 /// A body and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -91,10 +102,9 @@ pub(crate) fn say(call: &Call<'_>, host: Host) -> Result<Said, Refusal> {
     let mut blocks = Blocks::new(host);
     let mut conversation = conversation::say(&chat, &mut blocks)?;
     let mut body = Map::new();
-    match host {
-        Host::Anthropic => body.insert("model".to_owned(), call.model.into()),
-        Host::Vertex => body.insert("anthropic_version".to_owned(), "vertex-2023-10-16".into()),
-        Host::Bedrock => body.insert("anthropic_version".to_owned(), "bedrock-2023-05-31".into()),
+    match host.version() {
+        None => body.insert("model".to_owned(), call.model.into()),
+        Some(version) => body.insert("anthropic_version".to_owned(), version.into()),
     };
     let limit = chat.limit().unwrap_or_else(|| model.max_output());
     body.insert("max_tokens".to_owned(), limit.into());

@@ -34,6 +34,7 @@ struct Counts {
     audio_in: Option<u64>,
     audio_out: Option<u64>,
     image_in: Option<u64>,
+    image_out: Option<u64>,
     cost: Option<u64>,
     has_floats: bool,
     /// The parts that stand where OpenAI has them: cached, written, reasoning.
@@ -92,12 +93,25 @@ impl Counts {
             b"prompt_tokens_details" if shape == Shape::Object => self.inner(raw, value.start, Self::prompt_part),
             b"completion_tokens_details" if shape == Shape::Object => self.inner(raw, value.start, Self::completion_part),
             b"cache_creation" if shape == Shape::Object => self.inner(raw, value.start, Self::written_part),
+            b"input_tokens_details" | b"input_token_details" if shape == Shape::Object => {
+                self.elsewhere(raw, value.start, Self::prompt_part);
+            }
+            b"output_tokens_details" | b"output_token_details" if shape == Shape::Object => {
+                self.elsewhere(raw, value.start, Self::completion_part);
+            }
             _ => {}
         }
     }
 
     fn inner(&mut self, raw: &[u8], at: usize, read: fn(&mut Self, &[u8], &[u8])) {
         let _ = walk(raw, at, |key, value, _| read(self, key, &raw[value]));
+    }
+
+    /// Parts under the names of OpenAI's newer APIs, which is not where a chat's client looks for them.
+    fn elsewhere(&mut self, raw: &[u8], at: usize, read: fn(&mut Self, &[u8], &[u8])) {
+        let in_place = self.in_place;
+        self.inner(raw, at, read);
+        self.in_place = in_place;
     }
 
     fn prompt_part(&mut self, key: &[u8], text: &[u8]) {
@@ -126,6 +140,7 @@ impl Counts {
                 self.reasoning = self.reasoning.max(self.in_place[2]);
             }
             b"audio_tokens" => self.audio_out = number(text),
+            b"image_tokens" => self.image_out = number(text),
             _ => {}
         }
     }
@@ -180,6 +195,7 @@ impl Counts {
             audio_in: self.audio_in.unwrap_or(0).min(prompt),
             audio_out: self.audio_out.unwrap_or(0).min(output),
             image_in: self.image_in.unwrap_or(0).min(prompt),
+            image_out: self.image_out.unwrap_or(0).min(output),
             reported_cost: self.cost,
             ..Usage::default()
         };
