@@ -13,7 +13,7 @@ use http::Method;
 use providers::Endpoint;
 use tower_http::catch_panic::CatchPanicLayer;
 
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Surface};
 use crate::house::House;
 use crate::pipeline::{self, Arrival, Origin};
 use crate::status;
@@ -65,7 +65,11 @@ impl App {
 pub fn routes(app: &App) -> Router {
     Router::new()
         .merge(with_and_without_v1("/chat/completions", &post(chat)))
+        .merge(with_and_without_v1("/completions", &post(completions)))
         .merge(with_and_without_v1("/embeddings", &post(embeddings)))
+        .merge(with_and_without_v1("/responses", &post(responses)))
+        .merge(with_and_without_v1("/messages", &post(messages)))
+        .merge(with_and_without_v1("/messages/count_tokens", &post(count_tokens)))
         .merge(with_and_without_v1("/models", &get(models)))
         .merge(with_and_without_v1("/models/{*id}", &get(model)))
         .route("/health", get(health))
@@ -83,15 +87,31 @@ fn with_and_without_v1(path: &str, handler: &MethodRouter<App>) -> Router<App> {
 }
 
 async fn chat(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Chat, "/v1/chat/completions", request).await
+    call(app, Endpoint::Chat, request).await
+}
+
+async fn completions(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::Completions, request).await
 }
 
 async fn embeddings(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Embeddings, "/v1/embeddings", request).await
+    call(app, Endpoint::Embeddings, request).await
 }
 
-async fn call(app: App, endpoint: Endpoint, route: &'static str, request: Request) -> Response {
-    let arrival = arrival(&request, route);
+async fn responses(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::Responses, request).await
+}
+
+async fn messages(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::Messages, request).await
+}
+
+async fn count_tokens(State(app): State<App>, request: Request) -> Response {
+    call(app, Endpoint::CountTokens, request).await
+}
+
+async fn call(app: App, endpoint: Endpoint, request: Request) -> Response {
+    let arrival = Arrival { surface: endpoint.into(), ..arrival(&request, endpoint.route()) };
     if app.is_closed.load(Ordering::Acquire) {
         return pipeline::refuse(&app.house(), &arrival, &status::leaving());
     }
@@ -142,7 +162,8 @@ async fn nowhere(State(app): State<App>, request: Request) -> Response {
 
 fn arrival(request: &Request, route: &'static str) -> Arrival {
     let origin = request.extensions().get::<Origin>().cloned().unwrap_or_default();
-    Arrival { request_id: origin.request_id, address: origin.address, method: method_label(request.method()), route }
+    let (method, surface) = (method_label(request.method()), Surface::default());
+    Arrival { request_id: origin.request_id, address: origin.address, method, route, surface }
 }
 
 /// Methods are labels, and clients may invent their own.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
-use providers::{Class, Refusal, UpstreamError};
-use serde_json::json;
+use providers::{Class, Endpoint, Refusal, UpstreamError};
+use serde_json::{Value, json};
 
 /// Who refused a call for being too fast; the gateway's own limits, or the provider's.
 pub const LIMITED_BY: HeaderName = HeaderName::from_static("x-choreoai-limited-by");
@@ -140,6 +140,43 @@ pub fn labels() -> impl Iterator<Item = &'static str> {
     labels.into_iter()
 }
 
+/// In whose shape a client is told of an error: that of the API it called.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Surface {
+    /// OpenAI's object, and as an event that object alone.
+    #[default]
+    OpenAi,
+    /// OpenAI's object, and as an event one of the Responses API.
+    Responses,
+    /// That of Anthropic's Messages API.
+    Messages,
+}
+
+impl From<Endpoint> for Surface {
+    fn from(endpoint: Endpoint) -> Self {
+        match endpoint {
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Self::OpenAi,
+            Endpoint::Responses => Self::Responses,
+            Endpoint::Messages | Endpoint::CountTokens => Self::Messages,
+        }
+    }
+}
+
+/// Anthropic's `error.type` for a status: <https://docs.anthropic.com/en/api/errors>.
+fn anthropic_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        504 => "timeout_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
 /// A call that failed: what the client is told. Nothing in it is secret.
 #[derive(Clone, Debug)]
 pub struct Error(Box<Inner>);
@@ -225,18 +262,34 @@ impl Error {
         self.0.kind.label()
     }
 
-    /// The error object in OpenAI's shape.
+    /// The error object.
     #[must_use]
-    pub fn body(&self) -> Bytes {
-        let Inner { message, type_name, param, code, .. } = &*self.0;
-        Bytes::from(json!({"error": {"message": message, "type": type_name, "param": param, "code": code}}).to_string())
+    pub fn body(&self, surface: Surface) -> Bytes {
+        Bytes::from(self.object(surface).to_string())
     }
 
-    /// The error as the last event of a stream that had begun.
+    /// The error as the last event of a stream that had begun, after `told` others.
     #[must_use]
-    pub fn event(&self) -> Bytes {
-        let body = self.body();
-        Bytes::from([b"data: ", &body[..], b"\n\n"].concat())
+    pub fn event(&self, surface: Surface, told: u64) -> Bytes {
+        let Inner { message, param, code, .. } = &*self.0;
+        Bytes::from(match surface {
+            Surface::OpenAi => format!("data: {}\n\n", self.object(surface)),
+            Surface::Messages => format!("event: error\ndata: {}\n\n", self.object(surface)),
+            Surface::Responses => {
+                let event = json!({"type": "error", "sequence_number": told, "code": code, "message": message, "param": param});
+                format!("event: error\ndata: {event}\n\n")
+            }
+        })
+    }
+
+    fn object(&self, surface: Surface) -> Value {
+        let Inner { message, type_name, param, code, status, .. } = &*self.0;
+        match surface {
+            Surface::OpenAi | Surface::Responses => {
+                json!({"error": {"message": message, "type": type_name, "param": param, "code": code}})
+            }
+            Surface::Messages => json!({"type": "error", "error": {"type": anthropic_type(*status), "message": message}}),
+        }
     }
 
     /// The headers that go with the answer: the type, and how long to wait in the forms that OpenAI's SDKs read, or

@@ -18,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
+use providers::Endpoint;
+
 use crate::auth::{Auth, Caller};
 use crate::config::{self, Backend, Config, ConfigError, Unpriced};
 use crate::error::{Error, Kind};
@@ -391,6 +393,12 @@ impl Provider {
 }
 
 impl Lane {
+    /// Whether the provider has this endpoint.
+    #[must_use]
+    pub fn serves(&self, endpoint: Endpoint) -> bool {
+        self.provider.wire.0.serves(endpoint)
+    }
+
     /// Whether the provider is to be asked for usage on a stream.
     #[must_use]
     pub fn asks_usage(&self) -> bool {
@@ -412,6 +420,12 @@ impl Lane {
 }
 
 impl Plan {
+    /// Whether any lane has this endpoint.
+    #[must_use]
+    pub fn serves(&self, endpoint: Endpoint) -> bool {
+        self.lanes.iter().any(|place| place.target.serves(endpoint))
+    }
+
     /// Whether every lane has a price.
     #[must_use]
     pub fn is_priced(&self) -> bool {

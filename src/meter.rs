@@ -50,11 +50,10 @@ impl Outcome {
     #[must_use]
     pub const fn sources(self) -> &'static [UsageSource] {
         match self {
-            Self::Completed => &[UsageSource::Provider, UsageSource::Estimated],
-            Self::ClientDisconnect | Self::Timeout | Self::GatewayShutdown => {
-                &[UsageSource::Provider, UsageSource::Partial, UsageSource::Estimated]
+            Self::Completed => &[UsageSource::Provider, UsageSource::Estimated, UsageSource::None],
+            Self::ClientDisconnect | Self::Timeout | Self::GatewayShutdown | Self::UpstreamTruncated | Self::UpstreamError => {
+                &UsageSource::ALL
             }
-            Self::UpstreamTruncated | Self::UpstreamError => &UsageSource::ALL,
         }
     }
 

@@ -26,7 +26,7 @@ use tokio::time::sleep;
 
 use crate::auth::Caller;
 use crate::config::OnDisconnect;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Surface};
 use crate::house::{House, OTHER, Plan};
 use crate::limits::Standing;
 use crate::meter::{Call, Facts};
@@ -51,12 +51,13 @@ pub struct Arrival {
     pub method: &'static str,
     /// The route it matched; a metric label.
     pub route: &'static str,
+    /// The API it speaks.
+    pub surface: Surface,
 }
 
 /// What a call asks for, once it was let in.
 #[derive(Clone)]
 struct Ask {
-    endpoint: Endpoint,
     request: Arc<ChatRequest>,
     plan: Arc<Plan>,
     standing: Standing,
@@ -124,8 +125,8 @@ pub fn reply_to_panic() -> Response {
 }
 
 fn open(house: &House, arrival: &Arrival) -> Call {
-    let Arrival { request_id, method, route, .. } = arrival.clone();
-    let mut call = house.meter.call(Facts { request_id, method, endpoint: route });
+    let Arrival { request_id, method, route, surface, .. } = arrival.clone();
+    let mut call = house.meter.call(Facts { request_id, method, endpoint: route, surface });
     call.requested(OTHER);
     call
 }
@@ -147,27 +148,39 @@ async fn let_in(
     let (head, body) = request.into_parts();
     let body = read_body(house, body).await?;
     call.waited(began.elapsed());
-    let request = ChatRequest::parse(body, endpoint)?;
+    let request = ChatRequest::parse(body, endpoint)?.with_headers(&head.headers);
     let deadline = deadline::of(&head.headers, &request, began)?;
     if caller.as_ref().is_some_and(|caller| !caller.may_call(&request.model)) {
         return Err(Error::new(Kind::Forbidden, "this API key may not call this model").param("model"));
     }
     let plan = house.plan(&request.model).ok_or_else(|| unknown_model(&request.model))?;
     call.requested(&plan.label);
-    if plan.is_refused_by(house.config.unpriced) {
+    if !plan.serves(endpoint) {
+        return Err(unserved(&request.model, endpoint));
+    }
+    if endpoint.is_billed() && plan.is_refused_by(house.config.unpriced) {
         return Err(
             Error::new(Kind::Forbidden, "this model has no price here, and calls without a price are refused").param("model")
         );
     }
     let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
-    Ok(Ask { endpoint, request: Arc::new(request), plan, standing, key, deadline })
+    Ok(Ask { request: Arc::new(request), plan, standing, key, deadline })
 }
 
 fn unknown_model(model: &str) -> Error {
-    let shown: String = model.chars().filter(|letter| !letter.is_control()).take(100).collect();
+    let shown = shown(model);
     Error::new(Kind::ModelNotFound, format!("the model `{shown}` does not exist here; GET /v1/models lists those that do"))
         .param("model")
+}
+
+fn unserved(model: &str, endpoint: Endpoint) -> Error {
+    let (shown, route) = (shown(model), endpoint.route());
+    Error::new(Kind::ModelNotFound, format!("no provider of the model `{shown}` serves {route}")).param("model")
+}
+
+fn shown(model: &str) -> String {
+    model.chars().filter(|letter| !letter.is_control()).take(100).collect()
 }
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {

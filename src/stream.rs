@@ -12,7 +12,7 @@ use providers::frames::{BadFrame, Decoder, Frame, Framing};
 use providers::{Event, Kind, StreamTranslator, UpstreamError};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::error::{self, Error};
+use crate::error::{self, Error, Surface};
 
 /// How long a client may see nothing before it gets a comment line.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -111,6 +111,7 @@ struct Flow<S, W> {
     source: S,
     decoder: Decoder,
     translator: Box<dyn StreamTranslator>,
+    surface: Surface,
     watch: W,
     limits: Limits,
     state: State,
@@ -121,6 +122,8 @@ struct Flow<S, W> {
 /// What the events said so far.
 struct State {
     out: BytesMut,
+    /// The provider's own words for its error went to the client.
+    error_is_told: bool,
     has_content: bool,
     end: Option<End>,
     heard_at: Instant,
@@ -147,6 +150,8 @@ pub struct Parts<S, W> {
     pub framing: Framing,
     /// What the frames mean.
     pub translator: Box<dyn StreamTranslator>,
+    /// In whose shape the client is told of an error.
+    pub surface: Surface,
     /// Who is told.
     pub watch: W,
     /// What it is given.
@@ -217,11 +222,12 @@ impl<S: Source, W: Watch> Drop for Pump<S, W> {
 
 impl<S: Source, W: Watch> Flow<S, W> {
     fn new(parts: Parts<S, W>) -> Self {
-        let Parts { source, framing, translator, watch, limits, stop } = parts;
+        let Parts { source, framing, translator, surface, watch, limits, stop } = parts;
         let now = Instant::now();
-        let state = State { out: BytesMut::new(), has_content: false, end: None, heard_at: now, told_at: now };
+        let state =
+            State { out: BytesMut::new(), error_is_told: false, has_content: false, end: None, heard_at: now, told_at: now };
         let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self { source, decoder: Decoder::new(framing), translator, watch, limits, state, timer, stop }
+        Self { source, decoder: Decoder::new(framing), translator, surface, watch, limits, state, timer, stop }
     }
 
     /// Waits for the next bytes, or for the timer, and takes in what they mean.
@@ -299,17 +305,22 @@ impl<S: Source, W: Watch> Flow<S, W> {
         }
     }
 
-    /// An error that the provider reported stands in the state; the client is told in our words.
+    /// An error that the provider reported stands in the state; the client is told in our words, unless it was
+    /// in the provider's.
     fn tell_error(&mut self) {
-        if let Some(error) = self.state.end.as_ref().and_then(End::error) {
-            self.state.write_error(&error);
+        if let Some(error) = self.state.end.as_ref().and_then(End::error).filter(|_| !self.state.error_is_told) {
+            self.write_error(&error);
         }
+    }
+
+    fn write_error(&mut self, error: &Error) {
+        self.state.out.extend_from_slice(&error.event(self.surface, self.translator.told()));
     }
 
     fn finish(&mut self, end: End) {
         self.watch.end(end.clone());
         if let Some(error) = end.error() {
-            self.state.write_error(&error);
+            self.write_error(&error);
         }
         self.state.end = Some(end);
     }
@@ -381,14 +392,11 @@ impl State {
                 watch.end(End::Complete);
             }
             Kind::Error(error) => {
+                self.error_is_told = !event.bytes.is_empty();
                 self.end = Some(End::Failed(error.clone()));
                 watch.end(End::Failed(error));
             }
             Kind::Open | Kind::Usage(_) | Kind::Malformed => {}
         }
-    }
-
-    fn write_error(&mut self, error: &Error) {
-        self.out.extend_from_slice(&error.event());
     }
 }

@@ -6,6 +6,7 @@ mod bill;
 mod cases;
 mod foreign;
 mod leaving;
+mod native;
 mod wires;
 
 use std::sync::Arc;
@@ -84,7 +85,7 @@ struct Row {
 async fn play(case: Case, provider: Arc<FakeProvider>, gateway: Arc<Gateway>) -> Row {
     let script = case.script.clone();
     provider.on(&case.model, move |exchange| script(exchange));
-    let request = Request::chat(&case.request);
+    let request = Request::new("POST", case.path).json(&case.request);
     let (mut saw, mut fault) = (String::new(), None);
     for _ in 0..case.warm_up {
         call(&case, &request, &provider, &gateway).await;
@@ -142,12 +143,9 @@ fn fault_in_stream(sees: &Sees, saw: &Saw) -> Option<String> {
         Sees::Cut => (200, 0, true, false),
         Sees::Refused(status) => return (saw.status != status).then(|| format!("status {} instead of {status}", saw.status)),
     };
-    let got = (saw.status, saw.dones(), saw.error().is_some(), saw.usage().is_some());
+    let got = (saw.status, saw.ends(), saw.error().is_some(), saw.usage().is_some());
     if got != wished {
-        return Some(format!(
-            "client saw (status, [DONE]s, error, usage) = {got:?} instead of {wished:?}: {:?}",
-            saw.data().last()
-        ));
+        return Some(format!("client saw (status, ends, error, usage) = {got:?} instead of {wished:?}: {:?}", saw.data().last()));
     }
     (saw.end == End::Cut).then(|| "the client's connection was cut".to_owned())
 }

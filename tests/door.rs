@@ -258,7 +258,7 @@ async fn models_are_told_with_what_is_known_of_them() {
     .await;
     let list = Request::get("/v1/models").send(gateway.address).await.json();
     let listed = |id: &str| list["data"].as_array().unwrap().iter().find(|model| model["id"] == id).cloned();
-    let chat = json!(["/v1/chat/completions"]);
+    let chat = json!(["/v1/chat/completions", "/v1/messages"]);
     let sonnet = listed("claude/claude-sonnet-4-5").unwrap();
     assert_eq!((&sonnet["owned_by"], &sonnet["endpoints"]), (&json!("claude"), &chat));
     assert_eq!((&sonnet["context_length"], &sonnet["max_completion_tokens"]), (&json!(200_000), &json!(64_000)));
@@ -266,7 +266,8 @@ async fn models_are_told_with_what_is_known_of_them() {
         "unit": "USD per million tokens"});
     assert_eq!(sonnet["pricing"], price);
     let own = listed("own/my-model").unwrap();
-    assert_eq!(own["endpoints"], json!(["/v1/chat/completions", "/v1/embeddings"]), "nobody knows which");
+    let all = json!(["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]);
+    assert_eq!(own["endpoints"], all, "nobody knows which");
     assert_eq!((own["pricing"]["input"].clone(), own["pricing"]["output"].clone()), (json!("0.125"), json!("1000")));
     assert_eq!(own["pricing"]["cache_read"], "0.000001");
     assert_eq!(own.get("context_length"), None);

@@ -19,6 +19,14 @@ const FOREIGN: [(&str, &str); 8] = [
     ("azure", "gpt-4o"),
 ];
 
+/// What a wire may serve beside chat completions.
+const BESIDE_CHAT: [Endpoint; 5] =
+    [Endpoint::Embeddings, Endpoint::Completions, Endpoint::Responses, Endpoint::Messages, Endpoint::CountTokens];
+
+fn last_word(endpoint: Endpoint) -> String {
+    endpoint.route().rsplit('/').next().unwrap().to_owned()
+}
+
 /// A name for people, and what a request for it holds beside model and messages.
 fn features() -> Vec<(&'static str, Value)> {
     let function = json!({"name": "look_up", "parameters": {"type": "object", "properties": {}}});
@@ -103,9 +111,11 @@ fn foreign_table() -> String {
     for (name, more) in features() {
         table += &line([name].into_iter().chain(FOREIGN.map(|(kind, model)| outcome(kind, model, &more))).collect());
     }
-    let embeddings =
-        FOREIGN.map(|(kind, _)| if providers::provider(kind).unwrap().serves(Endpoint::Embeddings) { "yes" } else { "–" });
-    table += &line(["embeddings"].into_iter().chain(embeddings).collect());
+    for endpoint in BESIDE_CHAT {
+        let name = format!("`{}`", endpoint.route());
+        let served = FOREIGN.map(|(kind, _)| if providers::provider(kind).unwrap().serves(endpoint) { "yes" } else { "–" });
+        table += &line([name.as_str()].into_iter().chain(served).collect());
+    }
     table
 }
 
@@ -120,7 +130,9 @@ fn compatible_table() -> String {
         everything.insert(name.to_owned(), json!("a"));
     }
     let given = chat(&Value::Object(everything));
-    let mut table = "| kind | renamed | left out | asked for usage on streams | embeddings |\n|---|---|---|---|---|\n".to_owned();
+    let mut table =
+        "| kind | renamed | left out | asked for usage on streams | serves beside chat completions |\n|---|---|---|---|---|\n"
+            .to_owned();
     for wire in providers::all().filter(|wire| FOREIGN.iter().all(|(kind, _)| *kind != wire.kind())) {
         let sent = ask(wire, "m", Endpoint::Chat, &given).unwrap();
         let body: Map<String, Value> = serde_json::from_slice(&sent.body).unwrap();
@@ -139,7 +151,7 @@ fn compatible_table() -> String {
             cell(renamed.collect()),
             cell(sent.dropped.iter().map(|name| format!("`{name}`")).collect()),
             yes(body.contains_key("stream_options")),
-            yes(wire.serves(Endpoint::Embeddings)),
+            cell(BESIDE_CHAT.into_iter().filter(|one| wire.serves(*one)).map(last_word).collect()),
         );
     }
     table

@@ -46,6 +46,8 @@ mod limits_storm;
 #[cfg(test)]
 mod logs;
 #[cfg(test)]
+mod native;
+#[cfg(test)]
 mod presence;
 #[cfg(test)]
 mod price_facts;

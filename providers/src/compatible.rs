@@ -98,16 +98,21 @@ pub(crate) static ROWS: [Row; 31] = [
         asks_usage: false,
         ..hosted("https://api.perplexity.ai", "PERPLEXITY_API_KEY")
     },
-    Row { kind: "together", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://api.together.xyz/v1", "TOGETHER_API_KEY") },
-    Row { kind: "fireworks", renames: OLDER_LIMIT, serves: OPENAIS, ..hosted("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY") },
+    Row {
+        kind: "together",
+        renames: OLDER_LIMIT,
+        serves: COMPLETIONS,
+        ..hosted("https://api.together.xyz/v1", "TOGETHER_API_KEY")
+    },
+    Row {
+        kind: "fireworks",
+        renames: OLDER_LIMIT,
+        serves: OPENAIS,
+        ..hosted("https://api.fireworks.ai/inference/v1", "FIREWORKS_API_KEY")
+    },
     Row { kind: "cerebras", serves: &[Completions], ..hosted("https://api.cerebras.ai/v1", "CEREBRAS_API_KEY") },
     Row { kind: "zai", renames: OLDER_LIMIT, ..hosted("https://api.z.ai/api/paas/v4", "ZAI_API_KEY") },
-    Row {
-        kind: "moonshot",
-        renames: OLDER_LIMIT,
-        serves: &[],
-        ..hosted("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY")
-    },
+    Row { kind: "moonshot", renames: OLDER_LIMIT, serves: &[], ..hosted("https://api.moonshot.ai/v1", "MOONSHOT_API_KEY") },
     Row {
         kind: "dashscope",
         renames: OLDER_LIMIT,
@@ -116,17 +121,32 @@ pub(crate) static ROWS: [Row; 31] = [
     Row { kind: "minimax", serves: &[], ..hosted("https://api.minimax.io/v1", "MINIMAX_API_KEY") },
     Row { kind: "sambanova", renames: OLDER_LIMIT, ..hosted("https://api.sambanova.ai/v1", "SAMBANOVA_API_KEY") },
     Row { kind: "nebius", serves: COMPLETIONS, ..hosted("https://api.tokenfactory.nebius.com/v1", "NEBIUS_API_KEY") },
-    Row { kind: "deepinfra", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY") },
+    Row {
+        kind: "deepinfra",
+        renames: OLDER_LIMIT,
+        serves: COMPLETIONS,
+        ..hosted("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY")
+    },
     Row {
         kind: "hyperbolic",
         renames: OLDER_LIMIT,
         serves: &[Completions],
         ..hosted("https://api.hyperbolic.xyz/v1", "HYPERBOLIC_API_KEY")
     },
-    Row { kind: "nvidia", renames: OLDER_LIMIT, serves: COMPLETIONS, ..hosted("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY") },
+    Row {
+        kind: "nvidia",
+        renames: OLDER_LIMIT,
+        serves: COMPLETIONS,
+        ..hosted("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY")
+    },
     // Not `GITHUB_TOKEN`: that is set wherever GitHub's own tools run, and would turn this on unasked.
     Row { kind: "github", ..hosted("https://models.github.ai/inference", "GITHUB_MODELS_API_KEY") },
-    Row { kind: "huggingface", renames: OLDER_LIMIT, serves: &[Embeddings, Responses], ..hosted("https://router.huggingface.co/v1", "HF_TOKEN") },
+    Row {
+        kind: "huggingface",
+        renames: OLDER_LIMIT,
+        serves: &[Embeddings, Responses],
+        ..hosted("https://router.huggingface.co/v1", "HF_TOKEN")
+    },
     Row { kind: "tgi", renames: OLDER_LIMIT, serves: &[Completions], ..local("http://localhost:8080/v1") },
     // Its usual port is also the gateway's own, so its address must be named.
     Row { kind: "vllm", ..USUAL },

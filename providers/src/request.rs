@@ -98,8 +98,7 @@ impl ChatRequest {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         let refers = |name: &str| self.field(name).is_some_and(|value| value != b"null");
-        self.endpoint != Endpoint::Responses
-            || !["previous_response_id", "conversation", "prompt"].into_iter().any(refers)
+        self.endpoint != Endpoint::Responses || !["previous_response_id", "conversation", "prompt"].into_iter().any(refers)
     }
 
     /// The bytes as the client sent them.

@@ -65,7 +65,14 @@ impl<'a> Model<'a> {
 
 impl Provider for Vertex {
     fn facts(&self) -> Facts {
-        Facts { kind: "vertex", base_url: None, auth: Auth::Google, key_variable: None, serves: &[Endpoint::Embeddings, Endpoint::Messages], health_path: "/" }
+        Facts {
+            kind: "vertex",
+            base_url: None,
+            auth: Auth::Google,
+            key_variable: None,
+            serves: &[Endpoint::Embeddings, Endpoint::Messages],
+            health_path: "/",
+        }
     }
 
     fn base_url(&self, account: &Account) -> Option<String> {

@@ -203,7 +203,7 @@ pub fn arguments(text: &str) -> Value {
 }
 
 /// The client's side of a replay; what it asks does not matter, only whether it streams.
-fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
+pub fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
     let body = match endpoint {
         Endpoint::Chat => {
             json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "stream": stream, "stream_options": {"include_usage": true}})

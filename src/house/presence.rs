@@ -5,6 +5,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 
+use providers::Endpoint;
+
 use super::{House, Lane, OTHER};
 use crate::config::{self, Backend};
 use crate::error::{Kind, LEFT, RETRIED};
@@ -12,7 +14,8 @@ use crate::limits::{Limit, Scope};
 use crate::meter::Outcome;
 
 /// The endpoints that ask a provider.
-const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
+const ENDPOINTS: [Endpoint; 6] =
+    [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings, Endpoint::Responses, Endpoint::Messages, Endpoint::CountTokens];
 /// The endpoints that the gateway answers itself.
 const PAGES: [&str; 6] = ["/v1/models", "/v1/models/{id}", "/health", "/ready", "/live", "/metrics"];
 /// The statuses of a target's calls that stand at 0 from the start.
@@ -54,7 +57,7 @@ impl House {
         let metrics = &self.metrics;
         let (provider, model) = (lane.account.provider.as_str(), lane.account.model.as_str());
         for status in STATUSES {
-            metrics.requests.with_label_values(&[provider, model, ENDPOINTS[0], status, "POST"]);
+            metrics.requests.with_label_values(&[provider, model, Endpoint::Chat.route(), status, "POST"]);
         }
         for (outcome, source) in
             Outcome::ALL.into_iter().flat_map(|outcome| outcome.sources().iter().map(move |one| (outcome, one)))
@@ -84,7 +87,9 @@ impl House {
     }
 
     fn present_errors(&self, provider: &str) {
-        for endpoint in ENDPOINTS {
+        let served = self.providers.get(provider).map(|provider| provider.wire.0);
+        let is_served = |endpoint: &Endpoint| served.is_none_or(|wire| wire.serves(*endpoint));
+        for endpoint in ENDPOINTS.into_iter().filter(is_served).map(Endpoint::route) {
             for label in crate::error::labels() {
                 self.metrics.errors.with_label_values(&[provider, label, endpoint]);
             }
@@ -159,11 +164,11 @@ impl House {
             metrics.requests.with_label_values(&["", model, endpoint, status, method]);
             metrics.request_duration.with_label_values(&["", endpoint, method]);
         };
-        for endpoint in ENDPOINTS {
+        for endpoint in ENDPOINTS.map(Endpoint::route) {
             REFUSALS.iter().for_each(|status| request(OTHER, endpoint, status, "POST"));
         }
         for model in &self.config.models {
-            request(&model.name, ENDPOINTS[0], "429", "POST");
+            request(&model.name, Endpoint::Chat.route(), "429", "POST");
         }
         for method in METHODS {
             ["404", "405"].iter().for_each(|status| request(OTHER, OTHER, status, method));
@@ -174,7 +179,7 @@ impl House {
         for page in &PAGES[..2] {
             ["401", "404", "429"].iter().for_each(|status| request(OTHER, page, status, "GET"));
         }
-        for endpoint in ENDPOINTS.iter().chain(&PAGES).chain(&[OTHER]) {
+        for endpoint in ENDPOINTS.map(Endpoint::route).iter().chain(&PAGES).chain(&[OTHER]) {
             metrics.requests_in_flight.with_label_values(&[endpoint]);
             metrics.overhead.with_label_values(&[endpoint]);
         }

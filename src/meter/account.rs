@@ -99,6 +99,9 @@ impl Account {
     /// What a call will probably use, for its reservation: cheap, from sizes alone.
     #[must_use]
     pub fn reservation(&self, request: &ChatRequest) -> u64 {
+        if !request.endpoint.is_billed() {
+            return 0;
+        }
         let input = self.learned.estimates.cheap.correct(guess(request));
         let output = request.max_tokens.unwrap_or_else(|| self.learned.typical_output.load(Ordering::Relaxed));
         input.saturating_add(output.saturating_mul(request.choices))
@@ -119,6 +122,9 @@ impl Account {
 
     /// Learns from an attempt whose usage the provider told.
     pub(super) fn learn(&self, request: &Arc<ChatRequest>, sample: &tokens::Sample, usage: &Usage) {
+        if !request.is_whole() {
+            return;
+        }
         self.learned.estimates.cheap.observe(guess(request), usage.input);
         let typical = self.learned.typical_output.load(Ordering::Relaxed);
         self.learned.typical_output.store((typical * 7 + usage.output).div_ceil(8), Ordering::Relaxed);

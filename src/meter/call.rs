@@ -12,6 +12,7 @@ use providers::{Answer, ChatRequest, Kind, Usage};
 
 use super::twin::Beside;
 use super::{Account, Meter, Outcome, UsageRecord, UsageSource};
+use crate::error::Surface;
 use crate::metrics::{AnswerMetrics, KeyMetrics, RouteMetrics};
 use crate::tokens::Sample;
 use crate::trace::Trace;
@@ -28,6 +29,8 @@ pub struct Facts {
     pub method: &'static str,
     /// The route it matched; a metric label.
     pub endpoint: &'static str,
+    /// The API it speaks.
+    pub surface: Surface,
 }
 
 /// Whoever must be told how many tokens a call used in all, when it is over.
@@ -135,6 +138,12 @@ impl Call {
     #[must_use]
     pub fn request_id(&self) -> &str {
         &self.facts.request_id
+    }
+
+    /// The API that its client speaks.
+    #[must_use]
+    pub fn surface(&self) -> Surface {
+        self.facts.surface
     }
 
     /// Who calls.
@@ -453,6 +462,7 @@ impl Attempt {
         match self.usage {
             Some(usage) if outcome == Outcome::Completed || self.is_final(outcome) => (usage, UsageSource::Provider),
             Some(usage) => (Usage { output: usage.output.max(estimated_output()), ..usage }, UsageSource::Partial),
+            None if !self.request.endpoint.is_billed() => (Usage::default(), UsageSource::None),
             None if !self.generated && self.was_refused(outcome) => (Usage::default(), UsageSource::None),
             None => {
                 let usage =
@@ -487,10 +497,13 @@ mod tests {
 
     /// Every way an attempt can stand when it ends.
     fn attempts() -> impl Iterator<Item = Attempt> {
-        let request = ChatRequest::parse("{\"model\":\"m\",\"messages\":[]}".into(), providers::Endpoint::Chat);
-        let request = Arc::new(request.expect("a request"));
-        (0..16).map(move |bits| Attempt {
-            request: Arc::clone(&request),
+        let request = |endpoint| {
+            let request = ChatRequest::parse("{\"model\":\"m\",\"messages\":[]}".into(), endpoint);
+            Arc::new(request.expect("a request"))
+        };
+        let requests = [request(providers::Endpoint::Chat), request(providers::Endpoint::CountTokens)];
+        (0..32).map(move |bits| Attempt {
+            request: Arc::clone(&requests[bits >> 4]),
             on_settled: None,
             sent: Instant::now(),
             answered: None,

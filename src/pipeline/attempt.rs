@@ -128,7 +128,7 @@ pub(super) async fn once(
     let (times, sent) = (Times::of(ask, lane), Instant::now());
     let mut under_way = UnderWay { lane: Arc::clone(lane), running, times, sent, key: 0, dropped };
     call.open(&lane.account, &ask.request, on_settled);
-    outgoing.headers.extend(call.sent_to(&lane.peer, ask.endpoint.operation()));
+    outgoing.headers.extend(call.sent_to(&lane.peer, ask.request.endpoint.operation()));
     let sending = lane.provider.upstream.send(outgoing, times.first_byte, times.deadline).await;
     call.heard(sending.as_ref().ok().map(|answer| answer.status.as_u16()));
     let answer = match sending {
@@ -225,7 +225,7 @@ fn with_call<T>(
 ) -> T {
     let id = format!("chatcmpl-{request_id}");
     let call = providers::Call {
-        endpoint: ask.endpoint,
+        endpoint: ask.request.endpoint,
         request: &ask.request,
         model: &lane.target.model,
         account: &lane.provider.config.account,
@@ -263,7 +263,7 @@ async fn whole(
         Ok(_) if ask.request.stream => UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
         Ok(answer) => {
-            if answer.usage.is_none() {
+            if answer.usage.is_none() && ask.request.endpoint.is_billed() {
                 tokens::loaded().await;
             }
             call.whole(&answer);
@@ -298,7 +298,8 @@ async fn stream(
     let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
     let began = Instant::now();
-    let parts = Parts { source: answer, framing, translator, watch, limits, stop: Box::pin(house.meter.stopped()) };
+    let (surface, stop) = (ask.request.endpoint.into(), Box::pin(house.meter.stopped()));
+    let parts = Parts { source: answer, framing, translator, surface, watch, limits, stop };
     match Pump::begin(parts).await {
         Ok(mut pump) => {
             pump.watch_mut(|watched| {

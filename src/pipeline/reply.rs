@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::admission;
 use super::attempt::{About, Reply, Stopped, Watched};
-use crate::error::Error;
+use crate::error::{Error, Surface};
 use crate::limits::Standing;
 use crate::meter::Call;
 use crate::status::Page;
@@ -37,7 +37,7 @@ type Running = Pin<Box<dyn Future<Output = Result<Reply, Stopped>> + Send>>;
 pub(super) fn refused(mut call: Call, error: &Error) -> Response {
     call.failed(error.label());
     call.answered(error.status().as_u16(), false);
-    with(error.status(), error.headers(), Body::from(error.body()))
+    with(error.status(), error.headers(), Body::from(error.body(call.surface())))
 }
 
 /// A call that the gateway answered itself.
@@ -54,7 +54,7 @@ pub(super) fn page(mut call: Call, page: Page) -> Response {
 
 /// An error that belongs to no call.
 pub(super) fn plain(error: &Error) -> Response {
-    with(error.status(), error.headers(), Body::from(error.body()))
+    with(error.status(), error.headers(), Body::from(error.body(Surface::OpenAi)))
 }
 
 /// A call that no target answered: the headers name the one that was tried last.
@@ -130,11 +130,12 @@ impl Late {
             }
             Ok(Reply::Whole { .. }) => None,
             Err(stopped) => {
+                let surface = stopped.call.as_ref().map(|call| call.surface()).unwrap_or_default();
                 if let Some(mut call) = stopped.call {
                     call.answered(StatusCode::OK.as_u16(), true);
                     call.broke(stopped.error.label());
                 }
-                Some((stopped.error.event(), Self::Over))
+                Some((stopped.error.event(surface, 0), Self::Over))
             }
         }
     }

@@ -25,7 +25,8 @@ struct Left {
 
 /// Tries the targets in order, each as often as its provider's rule says, until one answers.
 pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
-    let lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| Arc::clone(&lane.target));
+    let mut lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| Arc::clone(&lane.target));
+    lanes.retain(|lane| lane.serves(ask.request.endpoint));
     let mut last: Option<Left> = None;
     let mut spared: Option<(Duration, Why)> = None;
     for (index, lane) in lanes.iter().enumerate() {

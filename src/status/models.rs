@@ -11,8 +11,9 @@ use crate::error::{Error, Kind};
 use crate::house::House;
 use crate::prices::{Mode, Model, Prices, Rate, Rates};
 
-/// The paths of the endpoints, as `endpoints` lists them.
-const PATHS: [(Endpoint, &str); 2] = [(Endpoint::Chat, "/v1/chat/completions"), (Endpoint::Embeddings, "/v1/embeddings")];
+/// What a model can be made for.
+const ENDPOINTS: [Endpoint; 5] =
+    [Endpoint::Chat, Endpoint::Completions, Endpoint::Embeddings, Endpoint::Responses, Endpoint::Messages];
 
 /// A name that can be called, and what it leads to.
 struct Listed<'a> {
@@ -58,18 +59,21 @@ fn configured(house: &House) -> impl Iterator<Item = Listed<'_>> {
 fn of_providers(house: &House) -> impl Iterator<Item = Listed<'_>> {
     house.config.providers.iter().flat_map(|provider| {
         let wire = providers::provider(&provider.kind);
-        let can_call = move |model: &&Model| wire.zip(endpoint(model.mode)).is_some_and(|(wire, endpoint)| wire.serves(endpoint));
+        let can_call = move |model: &&Model| wire.is_some_and(|wire| endpoints(model.mode).iter().any(|one| wire.serves(*one)));
         let catalogued = house.prices.catalogue(&provider.kind).filter(can_call).map(|model| model.name);
         let names = provider.models.iter().map(String::as_str).chain(catalogued);
         names.map(move |model| Listed { name: format!("{}/{model}", provider.name), targets: vec![(provider, model)] })
     })
 }
 
-fn endpoint(mode: Mode) -> Option<Endpoint> {
+/// Where a model of this mode can be asked, if its provider serves that.
+fn endpoints(mode: Mode) -> &'static [Endpoint] {
     match mode {
-        Mode::Chat => Some(Endpoint::Chat),
-        Mode::Embedding => Some(Endpoint::Embeddings),
-        Mode::Responses | Mode::Completion | Mode::Other => None,
+        Mode::Chat => &[Endpoint::Chat, Endpoint::Responses, Endpoint::Messages],
+        Mode::Embedding => &[Endpoint::Embeddings],
+        Mode::Responses => &[Endpoint::Responses],
+        Mode::Completion => &[Endpoint::Completions],
+        Mode::Other => &[],
     }
 }
 
@@ -101,8 +105,8 @@ impl Listed<'_> {
             let wires = self.targets.iter().map(|(provider, _)| providers::provider(&provider.kind));
             wires.flatten().all(|wire| wire.serves(endpoint))
         };
-        let is_made_for = |wanted: Endpoint| known.iter().all(|model| endpoint(model.mode) == Some(wanted));
-        PATHS.into_iter().filter(|(endpoint, _)| serves(*endpoint) && is_made_for(*endpoint)).map(|(_, path)| path).collect()
+        let is_made_for = |wanted: Endpoint| known.iter().all(|model| endpoints(model.mode).contains(&wanted));
+        ENDPOINTS.into_iter().filter(|one| serves(*one) && is_made_for(*one)).map(Endpoint::route).collect()
     }
 
     /// With the usual price, if all targets have the same one.

@@ -29,7 +29,8 @@ pub fn input(body: &[u8]) -> Estimate {
     let mut counter = Counter::new();
     match serde_json::from_slice::<Chat>(body) {
         Ok(chat) if chat.messages.is_empty() => {
-            for prompt in ["input", "prompt"].iter().filter_map(|field| chat.other.get(*field)) {
+            tools(&mut counter, &chat);
+            for prompt in ["instructions", "input", "prompt"].iter().filter_map(|field| chat.other.get(*field)) {
                 texts(&mut counter, prompt);
             }
         }
@@ -45,6 +46,9 @@ pub fn input(body: &[u8]) -> Estimate {
 
 fn request(counter: &mut Counter, chat: &Chat) {
     counter.fixed(REPLY);
+    if let Some(system) = chat.other.get("system") {
+        texts(counter, system);
+    }
     for message in &chat.messages {
         one_message(counter, message);
     }
@@ -123,7 +127,15 @@ fn declared(text: &mut String, tool: &Tool) {
             let parameters = function.parameters.as_ref();
             declarations::function(text, &function.name, function.description.as_deref(), parameters);
         }
-        None => text.push_str(&Value::Object(tool.other.clone()).to_string()),
+        None => match tool.other.get("name").and_then(Value::as_str) {
+            // As the Responses and the Messages API declare a function.
+            Some(name) => {
+                let parameters = tool.other.get("parameters").or_else(|| tool.other.get("input_schema"));
+                let description = tool.other.get("description").and_then(Value::as_str);
+                declarations::function(text, name, description, parameters);
+            }
+            None => text.push_str(&Value::Object(tool.other.clone()).to_string()),
+        },
     }
 }
 

@@ -47,6 +47,7 @@ pub struct Case {
     pub provider: &'static str,
     /// The upstream model: one for each case, so that its series are the case's own.
     pub model: String,
+    pub path: &'static str,
     pub request: Value,
     pub script: Script,
     pub leaves: Leaves,
@@ -75,6 +76,7 @@ impl Case {
             name: name.into(),
             provider,
             model: slug,
+            path: "/v1/chat/completions",
             request,
             script: Arc::new(script),
             leaves: Leaves::Never,
@@ -139,6 +141,7 @@ pub fn all() -> Vec<Case> {
     cases.extend(unreported());
     cases.extend(super::leaving::cases());
     cases.extend(super::foreign::cases());
+    cases.extend(super::native::cases());
     cases.extend(refused());
     cases
 }

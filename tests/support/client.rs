@@ -237,8 +237,18 @@ impl Stream {
         while seen < count {
             let data = self.data().await.expect("the stream ended early");
             let json: Value = serde_json::from_str(&data).unwrap_or(Value::Null);
-            seen += usize::from(json["choices"][0]["delta"]["content"].as_str().is_some_and(|text| !text.is_empty()));
+            seen += usize::from(content(&json).is_some_and(|text| !text.is_empty()));
         }
+    }
+}
+
+/// The text in an event of a chat completion, a completion, a message or a response.
+fn content(event: &Value) -> Option<&str> {
+    let choice = &event["choices"][0];
+    match event["type"].as_str() {
+        Some("content_block_delta") => event["delta"]["text"].as_str(),
+        Some("response.output_text.delta") => event["delta"].as_str(),
+        _ => choice["delta"]["content"].as_str().or(choice["text"].as_str()),
     }
 }
 
@@ -284,9 +294,20 @@ impl Saw {
         self.data().iter().filter(|data| **data == "[DONE]").count()
     }
 
-    /// The error event, if there was one.
+    /// How often the end was said, in whichever words.
+    pub fn ends(&self) -> usize {
+        let is_end = |event: &Value| {
+            ["message_stop", "response.completed", "response.incomplete", "response.failed"]
+                .iter()
+                .any(|end| event["type"] == *end)
+        };
+        self.dones() + self.chunks().iter().filter(|event| is_end(event)).count()
+    }
+
+    /// The error event, if there was one: the object in it, or what is an object of its own.
     pub fn error(&self) -> Option<Value> {
-        self.chunks().into_iter().find_map(|chunk| chunk.get("error").cloned())
+        let told = |event: Value| event.get("error").cloned().or_else(|| (event["type"] == "error").then_some(event));
+        self.chunks().into_iter().find_map(told)
     }
 
     /// The usage the client was given.
@@ -296,7 +317,7 @@ impl Saw {
 
     /// The text of the first choice.
     pub fn text(&self) -> String {
-        self.chunks().iter().filter_map(|chunk| chunk["choices"][0]["delta"]["content"].as_str().map(str::to_owned)).collect()
+        self.chunks().iter().filter_map(|event| content(event).map(str::to_owned)).collect()
     }
 
     /// In a few words.

@@ -11,6 +11,7 @@ pub mod dialect;
 pub mod gateway;
 pub mod http;
 pub mod metrics;
+pub mod native;
 pub mod prometheus;
 pub mod provider;
 

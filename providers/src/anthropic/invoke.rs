@@ -13,8 +13,8 @@ use crate::call::{Account, Answer, Call, Endpoint, Facts, StreamTranslator, Upst
 use crate::error::{Refusal, UpstreamError};
 use crate::event::{Event, Kind};
 use crate::frames::{Frame, Framing};
-use crate::segment::of_model;
 use crate::native::messages;
+use crate::segment::of_model;
 use crate::{Provider, base64, bedrock};
 
 /// Claude models on Bedrock in Anthropic's own words,

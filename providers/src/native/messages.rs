@@ -45,7 +45,11 @@ fn betas(call: &Call<'_>) -> Result<Vec<String>, Refusal> {
     for name in given.flat_map(|(_, value)| value.to_str().unwrap_or(" ").split(',')) {
         let name = name.trim();
         if !is_name(name) {
-            return Err(Refusal::field("anthropic-beta", "invalid_value", "`anthropic-beta` must name betas, with commas between"));
+            return Err(Refusal::field(
+                "anthropic-beta",
+                "invalid_value",
+                "`anthropic-beta` must name betas, with commas between",
+            ));
         }
         betas.push(name.to_owned());
     }
