@@ -15,7 +15,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use credentials::{Aws, AwsContainer, AwsKeys, AwsProfile, AwsWebIdentity, Credentials, Entra, Google};
+pub use credentials::{
+    Application, Aws, AwsContainer, AwsKeys, AwsProfile, AwsWebIdentity, Credentials, Entra, Google, ManagedIdentity, Proof,
+};
 pub use secret::Secret;
 pub use traces::{Protocol, Sampler, Traces};
 

@@ -4,7 +4,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::{Backend, Config, ConfigError, Credentials, Limits as Figures, Model, Provider, Reason};
+use crate::config::{Backend, Config, ConfigError, Credentials, Entra, Limits as Figures, Model, Provider, Reason};
 use crate::demo;
 use crate::house::House;
 use crate::limits::Limits;
@@ -105,7 +105,10 @@ fn provider(provider: &Provider) -> String {
         Credentials::Keys(_) => "with key".to_owned(),
         Credentials::Aws(_) => "with AWS credentials".to_owned(),
         Credentials::Google(_) => "with Google credentials".to_owned(),
-        Credentials::Entra(_) => "with an Entra ID application".to_owned(),
+        Credentials::Entra(entra) => match **entra {
+            Entra::Application(_) => "with an Entra ID application".to_owned(),
+            Entra::Managed(_) => "with a managed identity".to_owned(),
+        },
     };
     format!("  {name} ({kind}, {key}) at {base_url}{}", figures(*limits))
 }

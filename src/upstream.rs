@@ -13,6 +13,7 @@ mod keys;
 mod lease;
 mod pool;
 mod profile;
+mod program;
 mod sigv4;
 
 use std::collections::HashMap;

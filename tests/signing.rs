@@ -1,5 +1,5 @@
-//! What opens a provider: signatures, keys and tokens, each fetched from a fake service on loopback and
-//! seen on the request that arrives. The clock is told, not waited for.
+//! What opens a provider: Google's tokens, and what is true of whatever has to be fetched and ends: once for all, renewed in
+//! time, never shown. The clock is told, not waited for. AWS and Azure have stories of their own.
 //! It must not know how the gateway is wired beyond its upstream room and its door.
 
 use std::sync::Arc;
@@ -7,15 +7,13 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use choreoai::config::Config;
 use choreoai::upstream::Failure;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::support::client::Request;
 use crate::support::cloud::{
-    MARK, NOW, PLACE, Watch, asked, assert_signed, at, call, calls, fake, file, form, header, is_signed, request, token, trouble,
-    way,
+    MARK, NOW, PLACE, Watch, asked, call, calls, fake, file, form, header, is_signed, request, token, trouble, way,
 };
 use crate::support::gateway::{Setup, free_address};
 use crate::support::provider::{FakeProvider, Gate, Reply, Step};
@@ -23,135 +21,6 @@ use crate::support::{PATIENCE, soon};
 
 /// A key that opens nothing: made for these tests.
 const RSA_KEY: &str = include_str!("support/rsa.pem");
-
-fn keys(name: &str, seconds: u64) -> Value {
-    json!({"Code": "Success", "AccessKeyId": format!("ID-{name}"), "SecretAccessKey": format!("secret-{name}-{MARK}"),
-        "Token": format!("session-{name}-{MARK}"), "Expiration": at(seconds)})
-}
-
-fn assert_signed_by(fake: &FakeProvider, name: &str) {
-    assert_signed(fake, &format!("ID-{name}"), &format!("secret-{name}-{MARK}"), &format!("session-{name}-{MARK}"));
-}
-
-#[tokio::test]
-async fn keys_of_the_environment_and_of_profiles() {
-    let fake = fake(|_| Reply::json(500, &json!({}))).await;
-    let credentials = file(
-        "credentials",
-        "[default]\naws_access_key_id = ID-d\naws_secret_access_key = sd\n[work]\naws_access_key_id = ID-w\naws_secret_access_key = sw\naws_session_token = tw\n",
-    );
-    let environment = [("AWS_ACCESS_KEY_ID", "ID-e"), ("AWS_SECRET_ACCESS_KEY", "se"), ("AWS_SESSION_TOKEN", "te")];
-    let files = [("AWS_SHARED_CREDENTIALS_FILE", credentials.as_str()), ("AWS_CONFIG_FILE", "/nowhere")];
-    let all = [&environment[..], &files].concat();
-    let work = [&files[..], &[("AWS_PROFILE", "work")]].concat();
-    let cases = [
-        ("", &all, ("ID-e", "se", "te")),
-        ("", &files.to_vec(), ("ID-d", "sd", "")),
-        ("", &work, ("ID-w", "sw", "tw")),
-        ("credentials = \"work\"", &all, ("ID-w", "sw", "tw")),
-    ];
-    for (more, environment, (id, secret, session)) in cases {
-        let way = way("bedrock", more, &fake, environment, &Watch::new());
-        assert_eq!(call(&way).await, Ok(200), "{more} {environment:?}");
-        assert_signed(&fake, id, secret, session);
-        assert_eq!(header(&calls(&fake).pop().unwrap(), "x-amz-date"), "20260203T040506Z");
-    }
-    let way = way("bedrock", "credentials = \"absent\"", &fake, &all, &Watch::new());
-    assert_eq!(trouble(&way).await, "there is no AWS profile \"absent\"");
-}
-
-#[tokio::test]
-async fn a_bedrock_api_key_is_a_bearer() {
-    let fake = fake(|_| Reply::json(500, &json!({}))).await;
-    let keys = [("AWS_ACCESS_KEY_ID", "a"), ("AWS_SECRET_ACCESS_KEY", "b"), ("AWS_BEARER_TOKEN_BEDROCK", "from-environment")];
-    for (more, expected) in [("", "Bearer from-environment"), ("api_key = \"from-file\"", "Bearer from-file")] {
-        let way = way("bedrock", more, &fake, &keys, &Watch::new());
-        assert_eq!(call(&way).await, Ok(200));
-        let call = calls(&fake).pop().unwrap();
-        assert_eq!(header(&call, "authorization"), expected);
-        assert_eq!(call.head.header("x-amz-date"), None, "{more}");
-    }
-}
-
-#[tokio::test]
-async fn keys_for_a_web_identity() {
-    let fake = fake(|_| {
-        let keys = keys("web", 3600);
-        let part = |name: &str| keys[name].as_str().unwrap().to_owned();
-        let (id, secret, token, until) = (part("AccessKeyId"), part("SecretAccessKey"), part("Token"), part("Expiration"));
-        let xml = format!(
-            "<AssumeRoleWithWebIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\n<AssumeRoleWithWebIdentityResult>\
-             <Credentials><AccessKeyId>{id}</AccessKeyId><SecretAccessKey>{secret}</SecretAccessKey>\
-             <SessionToken>{token}</SessionToken><Expiration>{until}</Expiration></Credentials>\
-             </AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
-        );
-        Reply::whole(200, "text/xml", xml)
-    })
-    .await;
-    let sts = format!("http://{}", fake.address);
-    let token = file("identity", "token/of+the=pod\n");
-    let environment =
-        [("AWS_ROLE_ARN", "arn:aws:iam::1:role/r"), ("AWS_WEB_IDENTITY_TOKEN_FILE", &token), ("AWS_ENDPOINT_URL_STS", &sts)];
-    let way = way("bedrock", "", &fake, &environment, &Watch::new());
-    assert_eq!(call(&way).await, Ok(200));
-    assert_signed_by(&fake, "web");
-    let question = fake.exchanges("").remove(0);
-    assert_eq!(question.path, "/");
-    let pairs = [
-        ("Action", "AssumeRoleWithWebIdentity"),
-        ("Version", "2011-06-15"),
-        ("RoleArn", "arn:aws:iam::1:role/r"),
-        ("RoleSessionName", "choreoai"),
-        ("WebIdentityToken", "token/of+the=pod"),
-    ];
-    assert_eq!(form(&question), pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
-}
-
-#[tokio::test]
-async fn keys_of_a_container_and_of_an_instance() {
-    let fake = fake(|exchange| match (exchange.head.first_line.split(' ').next().unwrap(), exchange.path.as_str()) {
-        ("GET", "/container") if header(exchange, "authorization") == "pod-token" => Reply::json(200, &keys("pod", 3600)),
-        ("PUT", "/latest/api/token") if exchange.head.header("x-aws-ec2-metadata-token-ttl-seconds").is_some() => {
-            Reply::whole(200, "text/plain", "imds-token")
-        }
-        ("GET", path) if header(exchange, "x-aws-ec2-metadata-token") == "imds-token" => match path {
-            "/latest/meta-data/iam/security-credentials/" => Reply::whole(200, "text/plain", "the-role"),
-            "/latest/meta-data/iam/security-credentials/the-role" => Reply::json(200, &keys("box", 3600)),
-            _ => Reply::json(404, &json!({})),
-        },
-        _ => Reply::json(401, &json!({})),
-    })
-    .await;
-    let base = format!("http://{}", fake.address);
-    let (url, token) = (format!("{base}/container"), file("pod", "pod-token\n"));
-    let instance = ("AWS_EC2_METADATA_SERVICE_ENDPOINT", base.as_str());
-    let container = [
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
-        ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", token.as_str()),
-        instance,
-    ];
-    for (environment, name) in [(&container[..], "pod"), (&[instance][..], "box")] {
-        let way = way("bedrock", "", &fake, environment, &Watch::new());
-        assert_eq!(call(&way).await, Ok(200), "{name}");
-        assert_signed_by(&fake, name);
-    }
-    let far = |name: &str| (name == "AWS_CONTAINER_CREDENTIALS_FULL_URI").then(|| "http://example.com/keys".to_owned());
-    let refused = Config::from_text("[providers.bedrock]\nregion = \"us-east-1\"\n", &far).unwrap_err().to_string();
-    assert!(refused.contains("AWS_CONTAINER_CREDENTIALS_FULL_URI"), "keys do not cross the network in the clear: {refused}");
-}
-
-#[tokio::test]
-async fn the_signature_covers_the_path_as_it_is_sent() {
-    let fake = FakeProvider::start().await;
-    fake.on("", |_| Reply::json(200, &json!({})));
-    let keys = [("AWS_ACCESS_KEY_ID", "ID"), ("AWS_SECRET_ACCESS_KEY", "secret")];
-    let way = way("bedrock", "", &fake, &keys, &Watch::new());
-    let request = request("/model/us.anthropic.claude-3-v1%3A0/converse");
-    assert!(way.send(request, PATIENCE, Instant::now() + PATIENCE).await.is_ok());
-    let arrived = fake.exchanges("").remove(0);
-    assert_eq!(arrived.path, "/model/us.anthropic.claude-3-v1%3A0/converse");
-    assert!(is_signed(&arrived, "secret", PLACE), "{:?}", arrived.head);
-}
 
 #[tokio::test]
 async fn a_google_service_account_signs_for_its_token() {
@@ -220,39 +89,6 @@ async fn google_tokens_of_a_user_of_the_metadata_server_and_ready_ones() {
     let pairs = form(&asked(&fake, "/token")[0]);
     let refresh = [("grant_type", "refresh_token"), ("client_id", "c"), ("client_secret", "d"), ("refresh_token", "1//r")];
     assert_eq!(pairs, refresh.map(|(name, value)| (name.to_owned(), value.to_owned())));
-}
-
-#[tokio::test]
-async fn azure_by_key_or_by_an_application_of_entra() {
-    let fake = fake(|_| token("of-entra", 3599)).await;
-    let authority = format!("http://{}/", fake.address);
-    let application = [
-        ("AZURE_TENANT_ID", "tenant-1"),
-        ("AZURE_CLIENT_ID", "client-1"),
-        ("AZURE_CLIENT_SECRET", "s&cret"),
-        ("AZURE_AUTHORITY_HOST", &authority),
-    ];
-    let by_token = way("azure", "", &fake, &application, &Watch::new());
-    assert_eq!(call(&by_token).await, Ok(200));
-    let arrived = calls(&fake).pop().unwrap();
-    assert_eq!(header(&arrived, "authorization"), format!("Bearer of-entra-{MARK}"));
-    assert_eq!(arrived.head.header("api-key"), None);
-    let question = asked(&fake, "/tenant-1").remove(0);
-    assert_eq!(question.path, "/tenant-1/oauth2/v2.0/token");
-    let pairs = [
-        ("grant_type", "client_credentials"),
-        ("client_id", "client-1"),
-        ("client_secret", "s&cret"),
-        ("scope", "https://cognitiveservices.azure.com/.default"),
-    ];
-    assert_eq!(form(&question), pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
-    let by_key = way("azure", "api_key = \"k\"", &fake, &application, &Watch::new());
-    assert_eq!(call(&by_key).await, Ok(200));
-    let arrived = calls(&fake).pop().unwrap();
-    assert_eq!((header(&arrived, "api-key"), arrived.head.header("authorization")), ("k".to_owned(), None));
-    let half = |name: &str| (name == "AZURE_TENANT_ID").then(|| "t".to_owned());
-    let refused = Config::from_text("[providers.azure]\nbase_url = \"http://h\"\n", &half).unwrap_err().to_string();
-    assert!(refused.contains("AZURE_CLIENT_ID is not set"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,7 +191,7 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         (file("broken", &broken_key.to_string()), file("half", &format!("{{\"private_key\": \"{MARK}")));
     let other = file("other", "{\"type\": \"external_account\"}");
     let identity = file("secret-identity", MARK);
-    let program = file("program", "[profile p]\ncredential_process = /bin/keys\n");
+    let browser = file("browser", "[profile p]\nsso_session = corp\n");
     let (authority, sts, dead) = (url(""), url("/sts"), free_address().to_string());
     let dead_url = format!("http://{dead}");
     let google = "GOOGLE_APPLICATION_CREDENTIALS";
@@ -367,7 +203,9 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         ("AZURE_AUTHORITY_HOST", &authority),
     ];
     let half = [("AWS_ACCESS_KEY_ID", MARK), ("AWS_EC2_METADATA_SERVICE_ENDPOINT", &dead_url)];
-    let cases: [Case<'_>; 11] = [
+    let identity_header = [("IDENTITY_ENDPOINT", dead_url.as_str()), ("IDENTITY_HEADER", MARK)];
+    let machine = [("AZURE_POD_IDENTITY_AUTHORITY_HOST", dead_url.as_str())];
+    let cases: [Case<'_>; 13] = [
         ("vertex", &[(google, &refused)], &["Google's token service answered 400 (invalid_grant)"]),
         ("vertex", &[(google, &nonsense)], &["without a token"]),
         ("vertex", &[(google, &broken_key)], &["private key"]),
@@ -376,8 +214,10 @@ async fn what_is_missing_is_named_and_no_secret_with_it() {
         ("vertex", &[(google, "/nowhere/at-all")], &["credentials file cannot be read"]),
         ("vertex", &[("GCE_METADATA_HOST", &dead)], &[google, "metadata server cannot be reached"]),
         ("azure", &application, &["Microsoft Entra ID answered 401"]),
+        ("azure", &identity_header, &["no Azure credentials", "the Azure identity endpoint cannot be reached"]),
+        ("azure", &machine, &["AZURE_CLIENT_SECRET", "the Azure instance metadata service cannot be reached"]),
         ("bedrock", &role, &["AWS STS answered 403 (AccessDenied)"]),
-        ("bedrock", &[("AWS_CONFIG_FILE", &program), ("AWS_PROFILE", "p")], &["\"p\"", "credential_process"]),
+        ("bedrock", &[("AWS_CONFIG_FILE", &browser), ("AWS_PROFILE", "p")], &["\"p\"", "sso_session"]),
         ("bedrock", &half, &["AWS_SECRET_ACCESS_KEY is not set", "\"default\"", "instance metadata service cannot be reached"]),
     ];
     for (kind, environment, expected) in cases {

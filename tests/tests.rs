@@ -72,6 +72,10 @@ mod secrets;
 #[cfg(test)]
 mod signing;
 #[cfg(test)]
+mod signing_aws;
+#[cfg(test)]
+mod signing_azure;
+#[cfg(test)]
 mod soak;
 #[cfg(test)]
 mod streams;

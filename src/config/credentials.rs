@@ -108,31 +108,67 @@ pub struct Google {
     pub metadata_url: String,
 }
 
-/// An application that is known to Microsoft Entra ID.
+/// Who is known to Microsoft Entra ID, in the order of Azure's own libraries,
+/// <https://learn.microsoft.com/dotnet/azure/sdk/authentication/credential-chains>.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entra {
+pub enum Entra {
+    /// An application that proves itself.
+    Application(Application),
+    /// The machine or service that the gateway runs on, for which Azure vouches.
+    Managed(ManagedIdentity),
+}
+
+/// An application.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
     /// `AZURE_TENANT_ID`
     pub tenant: String,
     /// `AZURE_CLIENT_ID`
     pub client: String,
-    /// `AZURE_CLIENT_SECRET`
-    pub secret: Secret,
+    /// What it proves itself with.
+    pub proof: Proof,
     /// `AZURE_AUTHORITY_HOST`, or the public cloud's.
     pub authority: String,
+}
+
+/// What an application proves itself with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// `AZURE_CLIENT_SECRET`
+    Secret(Secret),
+    /// `AZURE_FEDERATED_TOKEN_FILE`, which Kubernetes keeps fresh (workload identity).
+    TokenFile(PathBuf),
+}
+
+/// An identity that Azure gives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManagedIdentity {
+    /// Where its tokens are: `IDENTITY_ENDPOINT` of a hosted service, or the instance's metadata service, which
+    /// `AZURE_POD_IDENTITY_AUTHORITY_HOST` moves.
+    pub url: String,
+    /// `IDENTITY_HEADER` of a hosted service.
+    pub header: Option<Secret>,
+    /// `AZURE_CLIENT_ID`: one of several identities.
+    pub client: Option<String>,
 }
 
 /// The environment variable of a key that Bedrock takes as bearer; it goes before every other credential.
 const BEDROCK_KEY: &str = "AWS_BEARER_TOKEN_BEDROCK";
 /// The kind that Entra ID knows.
 const AZURE: &str = "azure";
-/// The three that make an application.
-const ENTRA: [&str; 3] = ["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"];
+/// Each of these says that an application, or a hosted service, has an identity.
+const ENTRA: [&[&str]; 3] = [
+    &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"],
+    &["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE"],
+    &["IDENTITY_ENDPOINT", "IDENTITY_HEADER"],
+];
 
 /// Whether the environment holds what turns this kind on.
 pub(super) fn are_set(kind: &dyn providers::Provider, environment: Environment<'_>) -> bool {
     let Some(variable) = kind.key_variable() else { return false };
     let has_bearer = || matches!(kind.auth(), Auth::SigV4(_)) && set(environment, BEDROCK_KEY).is_some();
-    let has_entra = || kind.kind() == AZURE && ENTRA.iter().all(|name| set(environment, name).is_some());
+    let are_there = |names: &&[&str]| names.iter().all(|name| set(environment, name).is_some());
+    let has_entra = || kind.kind() == AZURE && ENTRA.iter().any(are_there);
     set(environment, variable).is_some() || has_bearer() || has_entra()
 }
 
@@ -272,15 +308,25 @@ fn google(named: Option<&str>, environment: Environment<'_>) -> Google {
 }
 
 fn entra(name: &str, environment: Environment<'_>) -> Result<Credentials, ConfigError> {
-    let found = ENTRA.map(|variable| set(environment, variable));
-    if found.iter().all(Option::is_none) {
-        return Ok(Credentials::None);
+    let missing = |variable: &str| ConfigError(format!("providers.{name}.api_key: missing, and {variable} is not set"));
+    let needed = |variable: &str| set(environment, variable).ok_or_else(|| missing(variable));
+    let secret = set(environment, "AZURE_CLIENT_SECRET").map(|secret| Proof::Secret(Secret::new(secret)));
+    let file = || set(environment, "AZURE_FEDERATED_TOKEN_FILE").map(|path| Proof::TokenFile(PathBuf::from(path)));
+    if let Some(proof) = secret.or_else(file) {
+        let usual = || "https://login.microsoftonline.com".to_owned();
+        let authority = set(environment, "AZURE_AUTHORITY_HOST").unwrap_or_else(usual).trim_end_matches('/').to_owned();
+        let (tenant, client) = (needed("AZURE_TENANT_ID")?, needed("AZURE_CLIENT_ID")?);
+        return Ok(Credentials::Entra(Box::new(Entra::Application(Application { tenant, client, proof, authority }))));
     }
-    let [Some(tenant), Some(client), Some(secret)] = found else {
-        let missing = ENTRA.iter().zip(&found).find(|(_, value)| value.is_none()).map_or("", |(variable, _)| variable);
-        return Err(ConfigError(format!("providers.{name}.api_key: missing, and {missing} is not set")));
+    let client = set(environment, "AZURE_CLIENT_ID");
+    let (url, header) = match set(environment, "IDENTITY_ENDPOINT") {
+        // Without the header it is a machine of Azure Arc's, whose tokens need files of its own.
+        Some(url) => (url, Some(Secret::new(needed("IDENTITY_HEADER")?))),
+        None => {
+            let host = set(environment, "AZURE_POD_IDENTITY_AUTHORITY_HOST");
+            let host = host.unwrap_or_else(|| "http://169.254.169.254".to_owned());
+            (format!("{}/metadata/identity/oauth2/token", host.trim_end_matches('/')), None)
+        }
     };
-    let authority = set(environment, "AZURE_AUTHORITY_HOST").unwrap_or_else(|| "https://login.microsoftonline.com".to_owned());
-    let authority = authority.trim_end_matches('/').to_owned();
-    Ok(Credentials::Entra(Box::new(Entra { tenant, client, secret: Secret::new(secret), authority })))
+    Ok(Credentials::Entra(Box::new(Entra::Managed(ManagedIdentity { url, header, client }))))
 }

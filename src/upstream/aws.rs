@@ -1,4 +1,5 @@
-//! AWS keys, out of the first place that has some: environment, profile, web identity, container, instance.
+//! AWS keys, out of the first place that has some: environment, profile (which may name a
+//! program), web identity, container, instance.
 //! It must not know what is signed with them.
 
 use std::time::{Duration, SystemTime};
@@ -10,6 +11,7 @@ use serde::Deserialize;
 use super::exchange::{self, Question, ask};
 use super::lease::{Granted, Source, Trouble};
 use super::profile::{self, Found};
+use super::program;
 use super::sigv4::sensitive;
 use crate::config::{Aws, AwsContainer, AwsKeys, AwsWebIdentity, Secret};
 
@@ -18,6 +20,7 @@ const FILE_LIFE: Duration = Duration::from_secs(15 * 60);
 const STS: &str = "AWS STS";
 const CONTAINER: &str = "the container's credentials service";
 const INSTANCE: &str = "the instance metadata service";
+const PROGRAM: &str = "the AWS profile's credential_process";
 /// The token for the instance's metadata, and how many seconds it lives.
 const INSTANCE_TOKEN: HeaderName = HeaderName::from_static("x-aws-ec2-metadata-token");
 const INSTANCE_TOKEN_LIFE: (HeaderName, &str) = (HeaderName::from_static("x-aws-ec2-metadata-token-ttl-seconds"), "300");
@@ -38,6 +41,7 @@ impl Source for Chain {
         match profile::find(&config.profile).await? {
             Found::Keys(value) => return Ok(Granted { value, until: now.checked_add(FILE_LIFE) }),
             Found::Role(role) => return self.assume(&role).await,
+            Found::Program(command) => return of_program(&command).await,
             Found::Other(way) => {
                 let message = format!("the AWS profile \"{name}\" gets its keys by {way}, which is not supported");
                 return Err(Trouble::lasting(message));
@@ -106,12 +110,14 @@ impl Chain {
     }
 }
 
-/// What the container's and the instance's services answer.
+/// What the container's and the instance's services answer, and what a program prints.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Document {
     access_key_id: Option<String>,
     secret_access_key: Option<String>,
+    /// A program calls it otherwise.
+    #[serde(alias = "SessionToken")]
     token: Option<String>,
     expiration: Option<String>,
 }
@@ -131,6 +137,20 @@ fn granted(whom: &str, document: Document) -> Result<Granted<AwsKeys>, Trouble> 
 fn from_json(whom: &str, body: &[u8]) -> Result<Granted<AwsKeys>, Trouble> {
     let document = serde_json::from_slice(body).map_err(|_| Trouble::passing(format!("{whom} answered without keys")))?;
     granted(whom, document)
+}
+
+/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-process-credentials.html>
+async fn of_program(command: &str) -> Result<Granted<AwsKeys>, Trouble> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Form {
+        version: u64,
+    }
+    let printed = program::run(command, PROGRAM).await?;
+    match serde_json::from_slice(&printed) {
+        Ok(Form { version: 1 }) => from_json(PROGRAM, &printed),
+        _ => Err(Trouble::lasting(format!("{PROGRAM} does not print keys in the first version of their form"))),
+    }
 }
 
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-container-credentials.html>

@@ -7,7 +7,7 @@ use reqwest::{Method, Url};
 use tokio::time::Instant;
 
 use super::aws::Chain;
-use super::entra::Application;
+use super::entra::Principal;
 use super::google::Account;
 use super::keys::Keys;
 use super::lease::{Clock, Lease, Source, Trouble};
@@ -26,7 +26,7 @@ pub(super) enum Credentials {
     /// A bearer token of Google.
     Google(Lease<Account>),
     /// A bearer token of Microsoft Entra ID.
-    Entra(Lease<Application>),
+    Entra(Lease<Principal>),
 }
 
 impl Credentials {
@@ -51,7 +51,7 @@ impl Credentials {
                 Self::Signature { keys, region: aws.region.clone(), service, clock }
             }
             config::Credentials::Google(google) => Self::Google(Lease::new(owner, Account(google.clone()), clock)),
-            config::Credentials::Entra(entra) => Self::Entra(Lease::new(owner, Application(entra.clone()), clock)),
+            config::Credentials::Entra(entra) => Self::Entra(Lease::new(owner, Principal(entra.clone()), clock)),
         })
     }
 

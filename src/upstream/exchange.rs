@@ -79,7 +79,8 @@ async fn send(question: Question<'_>) -> Result<(StatusCode, Bytes), Trouble> {
     Ok((answer.status(), body.freeze()))
 }
 
-fn form(pairs: &[(&str, &str)]) -> Result<String, Trouble> {
+/// The pairs as a form or a query has them.
+pub(super) fn form(pairs: &[(&str, &str)]) -> Result<String, Trouble> {
     let mut carrier = Url::parse("http://form/").map_err(|_| Trouble::lasting("no form"))?;
     carrier.query_pairs_mut().extend_pairs(pairs);
     Ok(carrier.query().unwrap_or_default().to_owned())
@@ -122,22 +123,28 @@ pub(super) fn time(text: &str) -> Option<SystemTime> {
     humantime::parse_rfc3339(text).ok()
 }
 
-/// The answer of an OAuth token endpoint and of Google's metadata server.
+/// The answer of an OAuth token endpoint and of a cloud's metadata service.
 #[derive(Deserialize)]
 struct Token {
     access_token: String,
-    /// Seconds; a number, or text with old versions of Entra ID.
-    expires_in: serde_json::Value,
+    /// Seconds; a number, or text with Azure's services.
+    expires_in: Option<serde_json::Value>,
+    /// The same as seconds since 1970; Azure's hosted services give only this.
+    expires_on: Option<serde_json::Value>,
 }
 
 /// The token in an answer, and when it ends.
 pub(super) fn token(whom: &str, body: &[u8], now: SystemTime) -> Result<(Secret, SystemTime), Trouble> {
     let unreadable = || Trouble::passing(format!("{whom} answered without a token"));
     let token: Token = serde_json::from_slice(body).map_err(|_| unreadable())?;
-    let seconds = match &token.expires_in {
+    let seconds = |given: &serde_json::Value| match given {
         serde_json::Value::String(text) => text.parse().ok(),
         other => other.as_u64(),
     };
-    let until = seconds.and_then(|seconds| now.checked_add(Duration::from_secs(seconds))).ok_or_else(unreadable)?;
+    let from = |start: SystemTime, given: Option<&serde_json::Value>| {
+        given.and_then(seconds).and_then(|seconds| start.checked_add(Duration::from_secs(seconds)))
+    };
+    let until = from(now, token.expires_in.as_ref()).or_else(|| from(SystemTime::UNIX_EPOCH, token.expires_on.as_ref()));
+    let until = until.ok_or_else(unreadable)?;
     Ok((Secret::new(token.access_token), until))
 }

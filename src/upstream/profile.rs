@@ -17,12 +17,14 @@ pub(super) enum Found {
     Keys(AwsKeys),
     /// A token for a role.
     Role(AwsWebIdentity),
+    /// A command that prints the keys.
+    Program(String),
     /// This way, which is not ours.
     Other(&'static str),
 }
 
-/// Ways to keys that need a program, a browser or a second account.
-const OTHER_WAYS: [&str; 5] = ["credential_process", "sso_session", "sso_start_url", "source_profile", "credential_source"];
+/// Ways to keys that need a browser or a second account.
+const OTHER_WAYS: [&str; 4] = ["sso_session", "sso_start_url", "source_profile", "credential_source"];
 
 /// Looks the profile up in both files; the credentials file goes before.
 pub(super) async fn find(profile: &AwsProfile) -> Result<Found, Trouble> {
@@ -52,6 +54,9 @@ fn judge(mut settings: HashMap<String, String>) -> Found {
     {
         let session_name = settings.remove("role_session_name").unwrap_or_else(|| "choreoai".to_owned());
         return Found::Role(AwsWebIdentity { role_arn, token_file: token_file.into(), session_name });
+    }
+    if let Some(command) = settings.remove("credential_process") {
+        return Found::Program(command);
     }
     OTHER_WAYS.into_iter().find(|way| settings.contains_key(*way)).map_or(Found::NoKeys, Found::Other)
 }
@@ -102,6 +107,8 @@ s3 =
   aws_access_key_id = nested
 [profile browser]
 sso_session = corp
+[profile printed]
+credential_process = /opt/keys --for = me
 [work]
 aws_access_key_id = not-a-profile-here
 aws_secret_access_key = not-a-profile-here
@@ -116,6 +123,7 @@ aws_secret_access_key = not-a-profile-here
         assert!(matches!(of_config("default"), Some(Found::NoKeys)));
         assert!(matches!(of_config("work"), Some(Found::Role(role)) if role.role_arn.ends_with("role/r")));
         assert!(matches!(of_config("browser"), Some(Found::Other("sso_session"))));
+        assert!(matches!(of_config("printed"), Some(Found::Program(command)) if command == "/opt/keys --for = me"));
         assert!(of_config("absent").is_none());
     }
 

@@ -101,9 +101,12 @@ pub fn header(exchange: &Exchange, name: &str) -> String {
 
 pub fn form(exchange: &Exchange) -> Vec<(String, String)> {
     assert_eq!(header(exchange, "content-type"), "application/x-www-form-urlencoded");
-    let url = format!("http://form/?{}", String::from_utf8_lossy(&exchange.body));
-    let url: http::Uri = url.parse().unwrap();
-    let pairs = url.query().unwrap().split('&').map(|pair| pair.split_once('=').unwrap());
+    pairs(&String::from_utf8_lossy(&exchange.body))
+}
+
+/// The pairs of a form or a query.
+pub fn pairs(text: &str) -> Vec<(String, String)> {
+    let pairs = text.split('&').map(|pair| pair.split_once('=').unwrap());
     pairs.map(|(name, value)| (decoded(name), decoded(value))).collect()
 }
 
