@@ -54,13 +54,14 @@ impl ChatRequest {
     /// Reads the facts of `raw`.
     ///
     /// # Errors
-    /// A [`Refusal`] that names the fault: no JSON, not UTF-8, nested too deep, a field twice, a
+    /// A [`Refusal`] that names the fault: no JSON, no object, not UTF-8, nested too deep, a field twice, a
     /// required field missing or of the wrong type.
     pub fn parse(raw: Bytes, endpoint: Endpoint) -> Result<Self, Refusal> {
         std::str::from_utf8(&raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
         let mut members = Vec::with_capacity(16);
         let mut scanner = Scanner::new(&raw);
-        scanner.object(|member| members.push(member)).and_then(|()| scanner.end()).map_err(describe)?;
+        let read = scanner.object(|member| members.push(member)).and_then(|()| scanner.end());
+        read.map_err(|fault| another_value(&raw).unwrap_or_else(|| describe(fault)))?;
         let text_bytes = scanner.string_bytes();
         refuse_duplicates(&raw, &members)?;
         let fields = Fields { raw: &raw, members: &members };
@@ -209,6 +210,22 @@ fn describe(fault: Fault) -> Refusal {
         Fault::Syntax(at) => format!("unexpected byte or end at position {at}"),
         Fault::TooDeep(at) => format!("nested deeper than {} levels at position {at}", json::MAX_DEPTH),
     })
+}
+
+/// The refusal of a body that is JSON, but no object.
+fn another_value(raw: &[u8]) -> Option<Refusal> {
+    let mut scanner = Scanner::new(raw);
+    let (_, shape) = scanner.value().ok()?;
+    scanner.end().ok()?;
+    let what = match shape {
+        Shape::Object => return None,
+        Shape::Array => "an array",
+        Shape::String => "a string",
+        Shape::Number => "a number",
+        Shape::True | Shape::False => "a boolean",
+        Shape::Null => "null",
+    };
+    Some(Refusal { message: format!("the request body must be a JSON object, not {what}"), param: None, code: "invalid_type" })
 }
 
 fn missing(name: &str) -> Refusal {

@@ -91,10 +91,13 @@ fn what_needs_no_change_is_the_same_bytes_and_not_a_copy() {
 #[test]
 fn what_is_no_request_is_refused_with_the_field_and_the_reason() {
     let deep = format!(r#"{{"model":"m","messages":[{}{}]}}"#, "[".repeat(10_000), "]".repeat(10_000));
-    let cases: [(&[u8], Option<&str>, &str); 16] = [
+    let cases: [(&[u8], Option<&str>, &str); 19] = [
         (b"", None, "invalid_json"),
         (b"{\"model\":\"m\"", None, "invalid_json"),
-        (b"[]", None, "invalid_json"),
+        (b"[1,2]", None, "invalid_type"),
+        (b" null ", None, "invalid_type"),
+        (b"\"{}\"", None, "invalid_type"),
+        (b"[1,2", None, "invalid_json"),
         (b"{\"model\":\"\xff\",\"messages\":[]}", None, "invalid_json"),
         (b"{\"model\":\"m\",\"messages\":[]} x", None, "invalid_json"),
         (deep.as_bytes(), None, "invalid_json"),
