@@ -22,7 +22,7 @@ import said
 from reasons import opinion_of, why_it_differs
 from recorded import AWS, recordings
 from said import Choice, Failed, Said, Unspoken
-from wires import model_of, vectors_of, wire_of
+from wires import endpoint_of, model_of, vectors_of, wire_of
 
 gateway = openai.OpenAI(base_url=os.environ["GATEWAY"], api_key="any", max_retries=0, timeout=20)
 
@@ -31,8 +31,6 @@ PIECES = 61
 
 
 KINDS = set(os.environ["KINDS"].split())
-
-
 
 
 # --- the provider ---
@@ -213,7 +211,8 @@ def difference(expected, heard):
 class Tally:
     def __init__(self):
         self.passed, self.all = collections.Counter(), collections.Counter()
-        self.failures, self.unspoken, self.elsewhere, self.plays = [], [], 0, 0
+        self.failures, self.unspoken, self.plays = [], [], 0
+        self.elsewhere = collections.Counter()
         self.booked = collections.Counter()
         self.opinions = collections.defaultdict(list)
 
@@ -226,7 +225,7 @@ class Tally:
     def check(self, recording):
         wire = wire_of(recording, KINDS)
         if wire is None:
-            self.elsewhere += 1
+            self.elsewhere[endpoint_of(recording)] += 1
             return
         try:
             problem = self.first_problem(recording, wire)
@@ -322,7 +321,7 @@ def main():
     print("provider              passed / recorded")
     for folder in sorted(tally.all):
         print(f"{folder:<22}{tally.passed[folder]:>4} / {tally.all[folder]}")
-    print(f"{sum(tally.passed.values())} of {sum(tally.all.values())} in {tally.plays} calls; {tally.elsewhere} of other endpoints")
+    print(f"{sum(tally.passed.values())} of {sum(tally.all.values())} in {tally.plays} calls; {sum(tally.elsewhere.values())} of other endpoints")
     for reason, names in tally.opinions.items():
         print(f"second opinion differs in {len(names)}: {reason}")
         for name in names if os.environ.get("VERBOSE") or not reason else []:
@@ -331,6 +330,8 @@ def main():
         print(f"  not spoken: {name}")
     for name, problem in tally.failures:
         print(f"  fails: {name}: {problem}")
+    for endpoint, count in sorted(tally.elsewhere.items(), key=lambda one: (-one[1], one[0])):
+        print(f"  {count:>4} of {endpoint}")
     wrong = [] if tally.failures else booked_problems(tally)
     print("booked as recorded" if not wrong else "\n".join(wrong))
     # A difference from the second opinion that nobody looked into is a fault too.

@@ -104,6 +104,17 @@ def _shaped(recording, kinds):
     return wire if wire and mark in text else None
 
 
+def endpoint_of(recording):
+    """Whose endpoint a recording is of, without what names a thing there."""
+    path = urllib.parse.urlsplit(recording.url).path
+    path = re.sub(r"/(models|deployments|model|projects|locations)/[^/:]+", r"/\1/*", path)
+    path = re.sub(r"/(?:[a-z]+[_-])[A-Za-z0-9_-]{12,}|/[0-9a-f-]{24,}", "/*", path)
+    if not path:
+        # Recorded without its address; what Responses say is known by its names.
+        path = "responses, by its shape" if re.search(rb'"response(\.|")', recording.body) else "something without an address"
+    return f"{recording.folder} {path}"
+
+
 def model_of(recording):
     """The model a recording was asked of."""
     named = re.search(r"/(?:models?|deployments)/([^/:?]+)", recording.url)
