@@ -20,6 +20,11 @@ impl Unsaid {
         Self { kind, policy, dropped: Vec::new() }
     }
 
+    /// The wire it is about.
+    pub(crate) fn kind(&self) -> &'static str {
+        self.kind
+    }
+
     /// The field `name`, if `present`, only advises the model or the provider: without it the answer is
     /// still an answer to what was asked.
     ///

@@ -21,6 +21,24 @@ struct Whole {
     message: Option<Message>,
     finish_reason: Option<String>,
     usage: Option<Counts>,
+    logprobs: Option<Vec<Likelihood>>,
+}
+
+/// How likely a piece of text was: each of its tokens, of which there may be several.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Likelihood {
+    text: Option<String>,
+    logprobs: Option<Vec<f64>>,
+}
+
+impl Likelihood {
+    /// The piece as one token of OpenAI's: how likely it was is what its tokens say together.
+    fn token(self) -> Option<Value> {
+        let (text, each) = self.text.zip(self.logprobs)?;
+        let logprob: f64 = each.iter().sum();
+        Some(json!({"token": text, "logprob": logprob, "bytes": text.as_bytes(), "top_logprobs": []}))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,6 +81,7 @@ struct Told {
     /// Of an error that comes in place of an event.
     message: Option<String>,
     delta: Delta,
+    logprobs: Option<Likelihood>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -159,6 +178,10 @@ pub(super) fn answer(call: &Call<'_>, body: &[u8]) -> Result<Answer, UpstreamErr
     for piece in plan.chain(blocks) {
         writer.piece(0, piece);
     }
+    let tokens: Vec<Value> = whole.logprobs.into_iter().flatten().filter_map(Likelihood::token).collect();
+    if !tokens.is_empty() {
+        writer.piece(0, Piece::Logprobs(tokens));
+    }
     for (index, call) in message.tool_calls.into_iter().flatten().enumerate() {
         writer.piece(0, tool_start(call.id, call.function.name));
         writer.piece(0, Piece::ToolArguments { index, text: arguments(call.function.arguments) });
@@ -215,6 +238,9 @@ impl StreamTranslator for Translator {
             kind => {
                 if let Some(part) = told.delta.message {
                     self.part(kind, part, emit);
+                }
+                if let Some(token) = told.logprobs.and_then(Likelihood::token) {
+                    self.writer.piece(0, Piece::Logprobs(vec![token]), emit);
                 }
             }
         }

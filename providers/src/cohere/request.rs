@@ -12,7 +12,7 @@ use crate::leftover;
 use crate::unsaid::Unsaid;
 
 /// Fields of OpenAI's that `/v2/chat` can say.
-const SAID: [&str; 12] = [
+const SAID: [&str; 13] = [
     "temperature",
     "top_p",
     "top_k",
@@ -22,6 +22,7 @@ const SAID: [&str; 12] = [
     "reasoning_effort",
     "max_tokens",
     "stop",
+    "logprobs",
     "response_format",
     "tools",
     "tool_choice",
@@ -73,6 +74,9 @@ fn sampling(chat: &Chat, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> 
     unsaid.hint("frequency_penalty", chat.frequency_penalty.is_some_and(|penalty| !fits(&penalty)))?;
     let seed = chat.seed.and_then(|seed| u64::try_from(seed).ok());
     unsaid.hint("seed", chat.seed.is_some() && seed.is_none())?;
+    // Cohere tells how likely its own words were, and no others.
+    let wants_likely = chat.logprobs == Some(true);
+    unsaid.meaning("top_logprobs", wants_likely && chat.top_logprobs.is_some_and(|count| count > 0))?;
     let stop = chat.stop.as_ref().map(|stop| Value::from(stop.strings())).filter(|stop| *stop != json!([]));
     let fields = [
         ("temperature", chat.temperature.map(Value::from)),
@@ -82,6 +86,7 @@ fn sampling(chat: &Chat, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> 
         ("max_tokens", chat.limit().map(Value::from)),
         ("stop_sequences", stop),
         ("seed", seed.map(Value::from)),
+        ("logprobs", wants_likely.then_some(Value::Bool(true))),
         ("presence_penalty", chat.presence_penalty.filter(fits).map(Value::from)),
         ("frequency_penalty", chat.frequency_penalty.filter(fits).map(Value::from)),
     ];

@@ -85,7 +85,7 @@ pub(crate) fn body(call: &Call<'_>, kind: &'static str) -> Result<(Value, Vec<&'
     {
         config.insert("thinkingConfig".to_owned(), thinking);
     }
-    extra_body(&chat, &mut body, &mut config);
+    extra_body(&chat, &mut body, &mut config, &mut unsaid)?;
     if !config.is_empty() {
         body.insert("generationConfig".to_owned(), Value::Object(config));
     }
@@ -196,17 +196,33 @@ fn thinking_config(thinking: Thinking, effort: &str, unsaid: &mut Unsaid) -> Res
     Ok(config)
 }
 
-/// What Google's own OpenAI endpoint takes in `extra_body.google`; it wins over what was derived.
-fn extra_body(chat: &Chat, body: &mut Map<String, Value>, config: &mut Map<String, Value>) {
-    let Some(google) = chat.other.get("extra_body").and_then(|extra| extra.get("google")) else { return };
-    if let Some(thinking) = google.get("thinking_config") {
-        config.insert("thinkingConfig".to_owned(), thinking.clone());
+/// What Google's own OpenAI endpoint takes in `extra_body.google`; it wins over what was derived. `labels` break down
+/// the bill of a Google Cloud account, so that they are Vertex AI's alone, and never made of a client's `metadata`,
+/// which describe an answer and may say something else every time.
+fn extra_body(
+    chat: &Chat,
+    body: &mut Map<String, Value>,
+    config: &mut Map<String, Value>,
+    unsaid: &mut Unsaid,
+) -> Result<(), Refusal> {
+    let google = chat.other.get("extra_body").and_then(|extra| extra.get("google")).and_then(Value::as_object);
+    for (name, value) in google.into_iter().flatten() {
+        let ours = match name.as_str() {
+            "thinking_config" => {
+                config.insert("thinkingConfig".to_owned(), value.clone());
+                continue;
+            }
+            "cached_content" => "cachedContent",
+            "safety_settings" => "safetySettings",
+            "labels" if unsaid.kind() == "vertex" => "labels",
+            _ => {
+                unsaid.hint("extra_body.google", true)?;
+                continue;
+            }
+        };
+        body.insert(ours.to_owned(), value.clone());
     }
-    for (theirs, ours) in [("cached_content", "cachedContent"), ("safety_settings", "safetySettings")] {
-        if let Some(value) = google.get(theirs) {
-            body.insert(ours.to_owned(), value.clone());
-        }
-    }
+    Ok(())
 }
 
 fn tools(chat: &Chat, kind: &'static str, body: &mut Map<String, Value>, unsaid: &mut Unsaid) -> Result<(), Refusal> {
