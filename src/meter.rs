@@ -7,7 +7,7 @@ mod call;
 mod twin;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 pub use account::Account;
 pub use call::{Call, Facts, OnEnd, OnSettled};
@@ -113,59 +113,72 @@ pub struct UsageRecord {
     pub cost: Option<u64>,
 }
 
-/// Opens the record of every call.
+/// Opens the record of every call. Clones are the same meter.
 #[derive(Clone, Debug)]
-pub struct Meter {
-    metrics: Arc<Metrics>,
-    /// By route.
-    routes: Arc<Memo<&'static str, RouteMetrics>>,
-    stopping: watch::Sender<bool>,
-    running: Arc<AtomicUsize>,
+pub struct Meter(Arc<Ways>);
+
+/// What is written down beside the counting.
+#[derive(Clone, Debug)]
+struct Ways {
+    books: Arc<Books>,
     tracer: Option<Tracer>,
     /// The share of the calls that went well which has a log line.
     logged: f64,
+}
+
+/// What every record is part of.
+#[derive(Debug)]
+struct Books {
+    metrics: Arc<Metrics>,
+    /// By route.
+    routes: Memo<&'static str, RouteMetrics>,
+    /// Tells whoever waits for it; whoever only wants to know reads `is_stopping`.
+    stopping: watch::Sender<bool>,
+    is_stopping: AtomicBool,
+    running: AtomicUsize,
 }
 
 impl Meter {
     /// A meter that counts in `metrics`.
     #[must_use]
     pub fn new(metrics: Arc<Metrics>) -> Self {
-        Self {
+        let books = Books {
             metrics,
-            routes: Arc::default(),
+            routes: Memo::default(),
             stopping: watch::Sender::new(false),
-            running: Arc::default(),
-            tracer: None,
-            logged: 1.0,
-        }
+            is_stopping: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
+        };
+        Self(Arc::new(Ways { books: Arc::new(books), tracer: None, logged: 1.0 }))
     }
 
     /// The same meter, which also tells `tracer`, if there is one.
     #[must_use]
     pub fn traced(self, tracer: Option<Tracer>) -> Self {
-        Self { tracer, ..self }
+        Self(Arc::new(Ways { tracer, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// The same meter, which writes a log line for this share of the calls that went well. All others have theirs.
     #[must_use]
     pub fn logging(self, share: f64) -> Self {
-        Self { logged: share, ..self }
+        Self(Arc::new(Ways { logged: share, ..Arc::unwrap_or_clone(self.0) }))
     }
 
     /// From now on, what is dropped unfinished was ended by the gateway, not by its client.
     pub fn stop(&self) {
-        self.stopping.send_replace(true);
+        self.0.books.is_stopping.store(true, Ordering::Release);
+        self.0.books.stopping.send_replace(true);
     }
 
     /// Calls that are not over.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        self.0.books.running.load(Ordering::Acquire)
     }
 
     /// Ready when [`stop`](Self::stop) was said.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopping = self.stopping.subscribe();
+        let mut stopping = self.0.books.stopping.subscribe();
         async move {
             // The sender lives in every call, so an error means that nobody is left to be stopped.
             let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
@@ -173,6 +186,18 @@ impl Meter {
     }
 
     fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.0.books.is_stopping.load(Ordering::Acquire)
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.0.books.metrics
+    }
+
+    fn begun(&self) {
+        self.0.books.running.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn ended(&self) {
+        self.0.books.running.fetch_sub(1, Ordering::AcqRel);
     }
 }

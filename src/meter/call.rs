@@ -4,6 +4,7 @@
 
 mod traced;
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -39,8 +40,26 @@ pub type OnEnd = Box<dyn FnOnce(u64) + Send>;
 /// Whoever must be told how many tokens one attempt used, when it is settled.
 pub type OnSettled = Option<OnEnd>;
 
-/// One call of a client, from its arrival to the last byte of its answer.
-pub struct Call {
+/// One call of a client, from its arrival to the last byte of its answer: a handle, so that it can go from hand
+/// to hand without its record being copied each time.
+pub struct Call(Box<Record>);
+
+impl Deref for Call {
+    type Target = Record;
+
+    fn deref(&self) -> &Record {
+        &self.0
+    }
+}
+
+impl DerefMut for Call {
+    fn deref_mut(&mut self) -> &mut Record {
+        &mut self.0
+    }
+}
+
+/// What is known of a call so far.
+pub struct Record {
     pub(super) meter: Meter,
     pub(super) facts: Facts,
     arrived: Instant,
@@ -101,16 +120,16 @@ impl Meter {
     pub fn call(&self, facts: Facts) -> Call {
         let call = Call::new(self.clone(), facts);
         call.route.in_flight.inc();
-        self.running.fetch_add(1, Ordering::AcqRel);
+        self.begun();
         call
     }
 }
 
 impl Call {
     pub(super) fn new(meter: Meter, facts: Facts) -> Self {
-        Self {
+        Self(Box::new(Record {
             arrived: Instant::now(),
-            route: meter.routes.get(facts.endpoint, || RouteMetrics::new(&meter.metrics, facts.endpoint)),
+            route: meter.0.books.routes.get(facts.endpoint, || RouteMetrics::new(meter.metrics(), facts.endpoint)),
             meter,
             facts,
             key: None,
@@ -131,9 +150,11 @@ impl Call {
             beside: None,
             is_twin: false,
             trace: None,
-        }
+        }))
     }
+}
 
+impl Record {
     /// The call's id.
     #[must_use]
     pub fn request_id(&self) -> &str {
@@ -266,7 +287,7 @@ impl Call {
         let (usage, source) = attempt.bill(account, outcome);
         let record = UsageRecord { outcome, source, usage, cost: account.cost(&usage) };
         account.metrics.in_flight.dec();
-        account.count(&self.meter.metrics, &record, self.key.as_deref());
+        account.count(self.meter.metrics(), &record, self.key.as_deref());
         account.metrics.tool_calls.inc_by(attempt.tool_calls);
         account.metrics.upstream_duration.observe(attempt.sent.elapsed().as_secs_f64());
         if let Some(first) = attempt.first_token.filter(|_| self.stream) {
@@ -321,7 +342,7 @@ impl Call {
     /// A stream that the client has seen the beginning of broke.
     pub fn broke(&mut self, label: &'static str) {
         if self.error_type.is_none() {
-            self.meter.metrics.stream_aborts.with_label_values(&["upstream"]).inc();
+            self.meter.metrics().stream_aborts.with_label_values(&["upstream"]).inc();
         }
         self.failed(label);
     }
@@ -332,7 +353,7 @@ impl Call {
         if self.error_type.is_none() {
             let side = if self.meter.is_stopping() { "shutting_down" } else { "client_disconnect" };
             self.error_type = Some(side);
-            self.meter.metrics.stream_aborts.with_label_values(&["client"]).inc();
+            self.meter.metrics().stream_aborts.with_label_values(&["client"]).inc();
         }
     }
 
@@ -354,7 +375,7 @@ impl Call {
     }
 
     fn count(&self) {
-        let metrics = &self.meter.metrics;
+        let metrics = self.meter.metrics();
         let Facts { method, endpoint, .. } = self.facts;
         let (provider, model) = self.labels();
         let status = self.status.unwrap_or(CLIENT_LEFT);
@@ -373,7 +394,7 @@ impl Call {
     fn log(&self) {
         let status = self.status.unwrap_or(CLIENT_LEFT);
         let went_well = status < 400 && self.error_type.is_none();
-        if went_well && self.meter.logged < 1.0 && fastrand::f64() >= self.meter.logged {
+        if went_well && self.meter.0.logged < 1.0 && fastrand::f64() >= self.meter.0.logged {
             return;
         }
         let (provider, model) = self.labels();
@@ -416,7 +437,7 @@ impl Call {
     }
 }
 
-impl Drop for Call {
+impl Drop for Record {
     fn drop(&mut self) {
         let is_stopping = self.meter.is_stopping();
         if self.attempt.is_some() {
@@ -426,14 +447,14 @@ impl Drop for Call {
             self.settle(if is_stopping { Outcome::GatewayShutdown } else { Outcome::ClientDisconnect });
         }
         if self.is_twin {
-            self.meter.running.fetch_sub(1, Ordering::AcqRel);
+            self.meter.ended();
             return;
         }
         if self.status.is_none() {
             self.failed(if is_stopping { "shutting_down" } else { "client_disconnect" });
         }
         self.route.in_flight.dec();
-        self.meter.running.fetch_sub(1, Ordering::AcqRel);
+        self.meter.ended();
         self.count();
         self.log();
         self.end_trace();

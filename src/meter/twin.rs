@@ -53,7 +53,7 @@ impl Call {
         let mut twin = Self::new(self.meter.clone(), self.facts.clone());
         (twin.is_twin, twin.key, twin.beside) = (true, self.key.clone(), Some(Arc::clone(beside)));
         twin.trace = self.trace.as_ref().map(|trace| Box::new(trace.beside()));
-        self.meter.running.fetch_add(1, Ordering::AcqRel);
+        self.meter.begun();
         twin
     }
 

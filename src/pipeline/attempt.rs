@@ -32,7 +32,7 @@ pub(super) enum Reply {
         /// What it took.
         about: About,
         /// The record to close when it is sent.
-        call: Box<Call>,
+        call: Call,
     },
     /// A stream that has begun.
     Stream {
@@ -64,7 +64,7 @@ impl About {
 /// No answer: why.
 pub(super) struct Stopped {
     /// The call's record, given back.
-    pub(super) call: Option<Box<Call>>,
+    pub(super) call: Option<Call>,
     /// What the client is told.
     pub(super) error: Error,
     /// What was tried last, if anything was.
@@ -274,7 +274,7 @@ async fn whole(
                 lane.target.latency.remember(under_way.sent.elapsed());
             }
             let about = About::of(lane, &call, under_way.dropped);
-            return Ok(Reply::Whole { body: answer.body, about, call: Box::new(call) });
+            return Ok(Reply::Whole { body: answer.body, about, call });
         }
     };
     call.settle(Outcome::UpstreamError);

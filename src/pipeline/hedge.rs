@@ -71,9 +71,9 @@ pub(super) async fn attempt(
     };
     match done {
         Ok(Reply::Whole { body, about, call: twin }) => {
-            call.joined(*twin);
+            call.joined(twin);
             let about = attempt::About { attempts: call.attempts(), cost: call.cost(), ..about };
-            Ok(Reply::Whole { body, about, call: Box::new(call) })
+            Ok(Reply::Whole { body, about, call })
         }
         Ok(stream @ Reply::Stream { .. }) => Ok(stream),
         Err(failed) => {

@@ -60,7 +60,7 @@ pub(super) fn plain(error: &Error) -> Response {
 /// A call that no target answered: the headers name the one that was tried last.
 pub(super) fn stopped(stopped: Stopped) -> Response {
     let mut response = match stopped.call {
-        Some(call) => refused(*call, &stopped.error),
+        Some(call) => refused(call, &stopped.error),
         None => plain(&stopped.error),
     };
     if let Some(about) = stopped.about {

@@ -164,7 +164,7 @@ fn gave_up(call: Call, last: Option<Left>, spared: Option<(Duration, Why)>) -> S
             (Error::new(kind, why).retry_after(spared.map(|(wait, _)| wait)), None)
         }
     };
-    Stopped { call: Some(Box::new(call)), error, about }
+    Stopped { call: Some(call), error, about }
 }
 
 #[cfg(test)]

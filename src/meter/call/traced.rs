@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::{Attempt, CLIENT_LEFT, Call, Facts, Outcome, UsageRecord};
+use super::{Attempt, CLIENT_LEFT, Facts, Outcome, Record, UsageRecord};
 use crate::metrics::Timed;
 use crate::trace::{AttemptEnd, CallEnd, Peer};
 
-impl Call {
+impl Record {
     /// Begins the call's trace, or goes on with the client's; nothing while traces are off.
     pub fn trace(&mut self, headers: &HeaderMap, path: &str) {
-        self.trace = self.meter.tracer.as_ref().map(|tracer| Box::new(tracer.begin(headers, path)));
+        self.trace = self.meter.0.tracer.as_ref().map(|tracer| Box::new(tracer.begin(headers, path)));
     }
 
     /// Whom the running attempt goes to; gives the headers that tell them of the trace, if there is one.
@@ -33,7 +33,7 @@ impl Call {
         let Some(trace) = &mut self.trace else { return };
         let stream = attempt.request.stream;
         if let (true, Some(account)) = (trace.is_sampled(), &self.account) {
-            let (metrics, trace_id) = (&self.meter.metrics, trace.trace_id().to_string());
+            let (metrics, trace_id) = (self.meter.metrics(), trace.trace_id().to_string());
             let (provider, model) = (account.provider.as_str(), account.model.as_str());
             metrics.exemplar(&Timed::Attempt { provider, model }, attempt.sent.elapsed().as_secs_f64(), &trace_id);
             if let Some(first) = attempt.first_token.filter(|_| self.stream) {
@@ -61,7 +61,7 @@ impl Call {
         let Facts { method, endpoint, .. } = self.facts;
         if trace.is_sampled() {
             let seconds = self.arrived.elapsed().as_secs_f64();
-            self.meter.metrics.exemplar(&Timed::Call { provider, endpoint, method }, seconds, &trace.trace_id().to_string());
+            self.meter.metrics().exemplar(&Timed::Call { provider, endpoint, method }, seconds, &trace.trace_id().to_string());
         }
         trace.ended(&CallEnd {
             request_id: &self.facts.request_id,
