@@ -1,6 +1,7 @@
 //! Every URL and every layer, in the order in which a request meets them: the table of contents.
 //! It must not know how anything is answered.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,44 +21,57 @@ use crate::status;
 
 /// What every route needs: the house as it is now, and whether the gateway is leaving. Clones are the same one.
 #[derive(Clone, Debug)]
-pub struct App {
-    current: Arc<ArcSwap<House>>,
-    is_leaving: Arc<AtomicBool>,
-    is_closed: Arc<AtomicBool>,
+pub struct App(Arc<Door>);
+
+#[derive(Debug)]
+struct Door {
+    current: ArcSwap<House>,
+    is_leaving: AtomicBool,
+    is_closed: AtomicBool,
 }
 
 impl App {
     /// A gateway that has just opened this house.
     #[must_use]
     pub fn new(house: House) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(house)), is_leaving: Arc::default(), is_closed: Arc::default() }
+        Self(Arc::new(Door { current: ArcSwap::from_pointee(house), is_leaving: false.into(), is_closed: false.into() }))
     }
 
     /// The house as it is now. A call asks once and keeps to its answer, whatever comes after.
     #[must_use]
     pub fn house(&self) -> Arc<House> {
-        self.current.load_full()
+        self.0.current.load_full()
     }
 
     /// Lets the next calls into another house; those that run stay where they are.
     pub fn move_to(&self, house: House) {
-        self.current.store(Arc::new(house));
+        self.0.current.store(Arc::new(house));
     }
 
     /// From now on `/ready` says that new calls are better sent elsewhere.
     pub fn leave(&self) {
-        self.is_leaving.store(true, Ordering::Release);
+        self.0.is_leaving.store(true, Ordering::Release);
     }
 
     /// From now on no new call is let in.
     pub fn close(&self) {
-        self.is_closed.store(true, Ordering::Release);
+        self.0.is_closed.store(true, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether this address may say for whom it speaks.
+    #[must_use]
+    pub fn trusts(&self, proxy: IpAddr) -> bool {
+        self.0.current.load().config.server.trusted_proxies.contains(&proxy)
     }
 
     /// Whether the gateway is about to end.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
-        self.is_leaving.load(Ordering::Acquire)
+        self.0.is_leaving.load(Ordering::Acquire)
     }
 }
 
@@ -110,60 +124,59 @@ async fn count_tokens(State(app): State<App>, request: Request) -> Response {
     call(app, Endpoint::CountTokens, request).await
 }
 
-async fn call(app: App, endpoint: Endpoint, request: Request) -> Response {
-    let arrival = Arrival { surface: endpoint.into(), ..arrival(&request, endpoint.route()) };
-    if app.is_closed.load(Ordering::Acquire) {
-        return pipeline::refuse(&app.house(), &arrival, &status::leaving());
+async fn call(app: App, endpoint: Endpoint, mut request: Request) -> Response {
+    let arrival = Arrival { surface: endpoint.into(), ..arrival(&mut request, endpoint.route()) };
+    if app.is_closed() {
+        return pipeline::refuse(&app.house(), arrival, &status::leaving());
     }
     // Boxed here, because the router moves a handler's future several times before it is polled.
     Box::pin(pipeline::answer(app.house(), endpoint, arrival, request)).await
 }
 
-async fn models(State(app): State<App>, request: Request) -> Response {
-    let arrival = arrival(&request, "/v1/models");
+async fn models(State(app): State<App>, mut request: Request) -> Response {
+    let arrival = arrival(&mut request, "/v1/models");
     let house = app.house();
-    pipeline::answer_here(&house, &arrival, &request, |caller| Ok(status::models::list(&house, caller)))
+    pipeline::answer_here(&house, arrival, &request, |caller| Ok(status::models::list(&house, caller)))
 }
 
-async fn model(State(app): State<App>, Path(id): Path<String>, request: Request) -> Response {
-    let arrival = arrival(&request, "/v1/models/{id}");
+async fn model(State(app): State<App>, Path(id): Path<String>, mut request: Request) -> Response {
+    let arrival = arrival(&mut request, "/v1/models/{id}");
     let house = app.house();
-    pipeline::answer_here(&house, &arrival, &request, |caller| status::models::one(&house, caller, &id))
+    pipeline::answer_here(&house, arrival, &request, |caller| status::models::one(&house, caller, &id))
 }
 
-async fn health(State(app): State<App>, request: Request) -> Response {
+async fn health(State(app): State<App>, mut request: Request) -> Response {
     let house = app.house();
-    pipeline::answer_anyone(&house, &arrival(&request, "/health"), status::health(&house, app.is_leaving()))
+    pipeline::answer_anyone(&house, arrival(&mut request, "/health"), status::health(&house, app.is_leaving()))
 }
 
-async fn ready(State(app): State<App>, request: Request) -> Response {
+async fn ready(State(app): State<App>, mut request: Request) -> Response {
     let house = app.house();
-    pipeline::answer_anyone(&house, &arrival(&request, "/ready"), status::ready(&house, app.is_leaving()))
+    pipeline::answer_anyone(&house, arrival(&mut request, "/ready"), status::ready(&house, app.is_leaving()))
 }
 
-async fn live(State(app): State<App>, request: Request) -> Response {
-    pipeline::answer_anyone(&app.house(), &arrival(&request, "/live"), status::live())
+async fn live(State(app): State<App>, mut request: Request) -> Response {
+    pipeline::answer_anyone(&app.house(), arrival(&mut request, "/live"), status::live())
 }
 
-async fn metrics(State(app): State<App>, request: Request) -> Response {
+async fn metrics(State(app): State<App>, mut request: Request) -> Response {
     let house = app.house();
-    pipeline::answer_anyone(&house, &arrival(&request, "/metrics"), status::metrics(&house, request.headers()))
+    pipeline::answer_anyone(&house, arrival(&mut request, "/metrics"), status::metrics(&house, request.headers()))
 }
 
-async fn wrong_method(State(app): State<App>, request: Request) -> Response {
+async fn wrong_method(State(app): State<App>, mut request: Request) -> Response {
     let error = Error::new(Kind::MethodNotAllowed, format!("{} is not allowed for this path", method_label(request.method())));
-    pipeline::refuse(&app.house(), &arrival(&request, "other"), &error)
+    pipeline::refuse(&app.house(), arrival(&mut request, "other"), &error)
 }
 
-async fn nowhere(State(app): State<App>, request: Request) -> Response {
+async fn nowhere(State(app): State<App>, mut request: Request) -> Response {
     let error = Error::new(Kind::NotFound, "there is nothing at this path");
-    pipeline::refuse(&app.house(), &arrival(&request, "other"), &error)
+    pipeline::refuse(&app.house(), arrival(&mut request, "other"), &error)
 }
 
-fn arrival(request: &Request, route: &'static str) -> Arrival {
-    let origin = request.extensions().get::<Origin>().cloned().unwrap_or_default();
-    let (method, surface) = (method_label(request.method()), Surface::default());
-    Arrival { request_id: origin.request_id, address: origin.address, method, route, surface }
+fn arrival(request: &mut Request, route: &'static str) -> Arrival {
+    let Origin { request_id, address } = request.extensions_mut().remove().unwrap_or_default();
+    Arrival { request_id, address, method: method_label(request.method()), route, surface: Surface::default() }
 }
 
 /// Methods are labels, and clients may invent their own.

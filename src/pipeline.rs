@@ -81,9 +81,10 @@ impl Ask {
 
 /// Answers one call to `endpoint`.
 pub async fn answer(house: Arc<House>, endpoint: Endpoint, arrival: Arrival, request: Request<Body>) -> Response {
-    let mut call = open(&house, &arrival);
+    let address = arrival.address;
+    let mut call = open(&house, arrival);
     call.trace(request.headers(), request.uri().path());
-    match let_in(&house, endpoint, request, arrival.address, &mut call).await {
+    match let_in(&house, endpoint, request, address, &mut call).await {
         Ok(ask) => carry_out(house, ask, call).await,
         Err(error) => reply::refused(call, &error),
     }
@@ -92,13 +93,14 @@ pub async fn answer(house: Arc<House>, endpoint: Endpoint, arrival: Arrival, req
 /// Answers a call that asks nothing of a provider: `respond` says what, for whoever may call.
 pub fn answer_here(
     house: &House,
-    arrival: &Arrival,
+    arrival: Arrival,
     request: &Request<Body>,
     respond: impl FnOnce(Option<&Caller>) -> Result<Bytes, Error>,
 ) -> Response {
+    let address = arrival.address;
     let mut call = open(house, arrival);
     call.trace(request.headers(), request.uri().path());
-    let caller = house.admit_address(arrival.address).and_then(|()| house.auth.identify(request.headers(), arrival.address));
+    let caller = house.admit_address(address).and_then(|()| house.auth.identify(request.headers(), address));
     if let Ok(Some(caller)) = &caller {
         call.caller(Arc::clone(&caller.metrics));
     }
@@ -109,12 +111,12 @@ pub fn answer_here(
 }
 
 /// Answers with a page that anyone may see.
-pub fn answer_anyone(house: &House, arrival: &Arrival, page: Page) -> Response {
+pub fn answer_anyone(house: &House, arrival: Arrival, page: Page) -> Response {
     reply::page(open(house, arrival), page)
 }
 
 /// Answers what is no call at all, counted all the same.
-pub fn refuse(house: &House, arrival: &Arrival, error: &Error) -> Response {
+pub fn refuse(house: &House, arrival: Arrival, error: &Error) -> Response {
     reply::refused(open(house, arrival), error)
 }
 
@@ -124,7 +126,7 @@ pub fn reply_to_panic() -> Response {
     reply::plain(&Error::new(Kind::Internal, "the gateway failed; the failure is logged"))
 }
 
-fn open(house: &House, arrival: &Arrival) -> Call {
+fn open(house: &House, arrival: Arrival) -> Call {
     let Arrival { request_id, method, route, surface, .. } = arrival.clone();
     let mut call = house.meter.call(Facts { request_id, method, endpoint: route, surface });
     call.requested(OTHER);

@@ -261,25 +261,12 @@ impl<'a> Scanner<'a> {
     fn string(&mut self) -> Result<Range<usize>, Fault> {
         let start = self.at;
         self.expect(b'"')?;
-        loop {
-            self.at = self.window.next(self.bytes, self.at);
-            match self.bytes.get(self.at..) {
-                Some([b'"', ..]) => {
-                    self.at += 1;
-                    return Ok(start..self.at);
-                }
-                Some([b'\\', b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't', ..]) => self.at += 2,
-                Some([b'\\', b'u', rest @ ..]) => {
-                    let digits = rest.get(..4).ok_or(Fault::Syntax(self.bytes.len()))?;
-                    self.at += 2;
-                    if !digits.iter().all(u8::is_ascii_hexdigit) {
-                        return Err(self.fault());
-                    }
-                    self.at += 4;
-                }
-                Some([b'\\', ..]) => return Err(Fault::Syntax(self.at + 1)),
-                _ => return Err(self.fault()),
+        match self.window.closing_quote(self.bytes, self.at) {
+            Ok(quote) => {
+                self.at = quote + 1;
+                Ok(start..self.at)
             }
+            Err(at) => Err(Fault::Syntax(at)),
         }
     }
 

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use providers::ChatRequest;
 
 use crate::auth::Caller;
+use crate::decimal;
 use crate::error::{Error, Kind};
 use crate::house::{House, Plan};
 use crate::limits::{Denied, Reason, Standing, Window};
@@ -89,16 +90,24 @@ pub(super) fn headers(standing: &Standing) -> HeaderMap {
 
 /// A span as OpenAI writes it: `6ms`, `1.5s`, `1m2s`.
 fn span(time: Duration) -> String {
-    let millis = time.as_millis();
-    let seconds = |millis: u128| match millis % 1000 {
-        0 => format!("{}s", millis / 1000),
-        rest => format!("{}.{rest:03}s", millis / 1000),
-    };
-    match millis {
-        0..1000 => format!("{millis}ms"),
-        1000..60_000 => seconds(millis),
-        _ => format!("{}m{}", millis / 60_000, seconds(millis % 60_000)),
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let mut text = String::with_capacity(16);
+    if millis < 1000 {
+        decimal::whole(&mut text, millis, 1);
+        text.push_str("ms");
+        return text;
     }
+    if millis >= 60_000 {
+        decimal::whole(&mut text, millis / 60_000, 1);
+        text.push('m');
+    }
+    decimal::whole(&mut text, millis % 60_000 / 1000, 1);
+    if !millis.is_multiple_of(1000) {
+        text.push('.');
+        decimal::whole(&mut text, millis % 1000, 3);
+    }
+    text.push('s');
+    text
 }
 
 #[cfg(test)]

@@ -46,8 +46,7 @@ pub(super) enum Reply {
 /// What the response headers tell about an answer.
 #[derive(Clone, Debug)]
 pub(super) struct About {
-    pub(super) provider: String,
-    pub(super) model: String,
+    pub(super) lane: Arc<Lane>,
     pub(super) attempts: u32,
     pub(super) cost: Option<u64>,
     pub(super) dropped: Vec<&'static str>,
@@ -55,9 +54,8 @@ pub(super) struct About {
 
 impl About {
     /// What there is to tell of a call whose last attempt was made on `lane`.
-    pub(super) fn of(lane: &Lane, call: &Call, dropped: Vec<&'static str>) -> Self {
-        let (provider, model) = (lane.provider.config.name.clone(), lane.target.model.clone());
-        Self { provider, model, attempts: call.attempts(), cost: call.cost(), dropped }
+    pub(super) fn of(lane: &Arc<Lane>, call: &Call, dropped: Vec<&'static str>) -> Self {
+        Self { lane: Arc::clone(lane), attempts: call.attempts(), cost: call.cost(), dropped }
     }
 }
 

@@ -21,5 +21,13 @@ impl Default for Origin {
 /// A new id, unlike any other.
 #[must_use]
 pub fn new_request_id() -> String {
-    format!("req_{:032x}", fastrand::u128(..))
+    const HEX: &[u8; 16] = b"0123456789abcdef";
+    let mut rest = fastrand::u128(..);
+    let mut id = String::with_capacity(36);
+    id.push_str("req_");
+    for _ in 0..u128::BITS / 4 {
+        id.push(char::from(HEX[(rest % 16) as usize]));
+        rest /= 16;
+    }
+    id
 }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::admission;
 use super::attempt::{About, Reply, Stopped, Watched};
+use crate::decimal;
 use crate::error::{Error, Surface};
 use crate::limits::Standing;
 use crate::meter::Call;
@@ -160,10 +161,12 @@ fn describe(headers: &mut HeaderMap, about: &About) {
             headers.insert(name, value);
         }
     };
-    text(PROVIDER, &about.provider);
-    text(MODEL, &about.model);
+    text(PROVIDER, &about.lane.provider.config.name);
+    text(MODEL, &about.lane.target.model);
     if let Some(cost) = about.cost {
-        text(COST, &usd(cost));
+        let mut usd = String::new();
+        decimal::parts(&mut usd, cost);
+        text(COST, &usd);
     }
     if !about.dropped.is_empty() {
         text(DROPPED, &about.dropped.join(", "));
@@ -171,27 +174,9 @@ fn describe(headers: &mut HeaderMap, about: &About) {
     headers.insert(ATTEMPTS, HeaderValue::from(about.attempts));
 }
 
-/// 10⁻¹² USD as an exact decimal.
-fn usd(pico: u64) -> String {
-    let text = format!("{}.{:012}", pico / 1_000_000_000_000, pico % 1_000_000_000_000);
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Response {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;
     response
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cost_is_an_exact_decimal() {
-        assert_eq!(usd(0), "0");
-        assert_eq!(usd(1), "0.000000000001");
-        assert_eq!(usd(2_500_000_000_000), "2.5");
-    }
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 
+use crate::decimal;
+
 /// An amount of money in 10⁻¹² USD. It holds up to 18.4 million USD; sums stop there instead of wrapping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pico(pub u64);
@@ -30,12 +32,9 @@ impl Pico {
 impl fmt::Display for Pico {
     /// USD as the shortest exact decimal: `0.0125`.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, fraction) = (self.0 / PICO_PER_USD, self.0 % PICO_PER_USD);
-        if fraction == 0 {
-            return write!(out, "{whole}");
-        }
-        let digits = format!("{fraction:012}");
-        write!(out, "{whole}.{}", digits.trim_end_matches('0'))
+        let mut text = String::new();
+        decimal::parts(&mut text, self.0);
+        out.write_str(&text)
     }
 }
 

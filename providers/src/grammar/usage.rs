@@ -2,11 +2,9 @@
 //! mends it for the client. Numbers may be null, missing, text or floats; nothing of that is a fault.
 //! It must not know where in an answer the object stood.
 
-use std::ops::Range;
-
 use serde_json::{Map, Value};
 
-use crate::json::{Scanner, Shape};
+use crate::json::{Fault, Scanner, Shape};
 use crate::usage::Usage;
 
 /// What a `usage` object says.
@@ -43,9 +41,17 @@ struct Counts {
 
 /// Reads a `usage` object; `None` when it counts nothing (null, empty, only nulls).
 pub(crate) fn read(raw: &[u8]) -> Option<Reported> {
+    pass(raw, &mut Scanner::new(raw)).ok()?
+}
+
+/// Reads the `usage` object that begins where `scanner` stands in `raw`, and passes it.
+///
+/// # Errors
+/// A [`Fault`] where the text stops being JSON, or is not an object.
+pub(crate) fn pass(raw: &[u8], scanner: &mut Scanner<'_>) -> Result<Option<Reported>, Fault> {
     let mut counts = Counts::default();
-    walk(raw, 0, |key, value, shape| counts.top(key, value, shape, raw))?;
-    counts.settle()
+    scanner.members(|scanner, key| counts.top(&raw[key.start + 1..key.end - 1], scanner, raw))?;
+    Ok(counts.settle())
 }
 
 /// The object with the three totals and their parts as OpenAI means them and where OpenAI has them;
@@ -74,8 +80,19 @@ fn tell_part(object: &mut Map<String, Value>, details: &str, name: &str, count: 
 }
 
 impl Counts {
-    fn top(&mut self, key: &[u8], value: Range<usize>, shape: Shape, raw: &[u8]) {
-        let text = &raw[value.clone()];
+    fn top(&mut self, key: &[u8], scanner: &mut Scanner<'_>, raw: &[u8]) -> Result<(), Fault> {
+        if let Some((read, is_in_place)) = inner(key)
+            && scanner.shape() == Some(Shape::Object)
+        {
+            let in_place = self.in_place;
+            scanner.object(|member| read(self, &raw[member.key.start + 1..member.key.end - 1], &raw[member.value]))?;
+            if !is_in_place {
+                self.in_place = in_place;
+            }
+            return Ok(());
+        }
+        let (value, shape) = scanner.value()?;
+        let text = &raw[value];
         match key {
             b"prompt_tokens" => self.prompt = self.count(text),
             b"completion_tokens" => self.completion = self.count(text),
@@ -89,29 +106,9 @@ impl Counts {
             b"reasoning_tokens" => self.reasoning = self.reasoning.max(number(text)),
             b"cost_in_usd_ticks" => self.cost = number(text).and_then(|ticks| ticks.checked_mul(PICO_USD_PER_TICK)),
             b"cost" if shape == Shape::Number => self.cost = pico_usd(text),
-            b"cost" if shape == Shape::Object => self.inner(raw, value.start, Self::cost_part),
-            b"prompt_tokens_details" if shape == Shape::Object => self.inner(raw, value.start, Self::prompt_part),
-            b"completion_tokens_details" if shape == Shape::Object => self.inner(raw, value.start, Self::completion_part),
-            b"cache_creation" if shape == Shape::Object => self.inner(raw, value.start, Self::written_part),
-            b"input_tokens_details" | b"input_token_details" if shape == Shape::Object => {
-                self.elsewhere(raw, value.start, Self::prompt_part);
-            }
-            b"output_tokens_details" | b"output_token_details" if shape == Shape::Object => {
-                self.elsewhere(raw, value.start, Self::completion_part);
-            }
             _ => {}
         }
-    }
-
-    fn inner(&mut self, raw: &[u8], at: usize, read: fn(&mut Self, &[u8], &[u8])) {
-        let _ = walk(raw, at, |key, value, _| read(self, key, &raw[value]));
-    }
-
-    /// Parts under the names of OpenAI's newer APIs, which is not where a chat's client looks for them.
-    fn elsewhere(&mut self, raw: &[u8], at: usize, read: fn(&mut Self, &[u8], &[u8])) {
-        let in_place = self.in_place;
-        self.inner(raw, at, read);
-        self.in_place = in_place;
+        Ok(())
     }
 
     fn prompt_part(&mut self, key: &[u8], text: &[u8]) {
@@ -216,17 +213,30 @@ impl Counts {
     }
 }
 
-/// Tells the members of the object at byte `at`: key without quotes, where the value stands, its kind.
-fn walk(raw: &[u8], at: usize, mut visit: impl FnMut(&[u8], Range<usize>, Shape)) -> Option<()> {
-    let mut tell =
-        |member: crate::json::Member| visit(&raw[member.key.start + 1..member.key.end - 1], member.value, member.shape);
-    Scanner::at(raw, at).object(&mut tell).ok()
+/// Takes in one part that stands in an object of its own: its name, its JSON.
+type ReadPart = fn(&mut Counts, &[u8], &[u8]);
+
+/// How the parts in the object of this name are read, and whether that is where a chat's client looks for them:
+/// OpenAI's newer APIs have other names.
+fn inner(key: &[u8]) -> Option<(ReadPart, bool)> {
+    match key {
+        b"prompt_tokens_details" => Some((Counts::prompt_part, true)),
+        b"completion_tokens_details" => Some((Counts::completion_part, true)),
+        b"input_tokens_details" | b"input_token_details" => Some((Counts::prompt_part, false)),
+        b"output_tokens_details" | b"output_token_details" => Some((Counts::completion_part, false)),
+        b"cache_creation" => Some((Counts::written_part, true)),
+        b"cost" => Some((Counts::cost_part, true)),
+        _ => None,
+    }
 }
 
 /// A count: an integer, or a float that some provider wrote for one. Text, null and negatives are none.
 fn number(text: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(text).ok()?;
-    text.parse().ok().or_else(|| scaled(text, 0))
+    let plain = text.iter().try_fold(0_u64, |sum, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { None } else { sum.checked_mul(10)?.checked_add(digit.into()) }
+    });
+    plain.filter(|_| !text.is_empty()).or_else(|| scaled(std::str::from_utf8(text).ok()?, 0))
 }
 
 /// Money as decimal text in USD, in 10⁻¹² USD, exactly; digits beyond that are rounded.

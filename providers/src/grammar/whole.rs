@@ -87,6 +87,11 @@ impl Look {
                         look.choice(body, scanner)
                     })?;
                 }
+                b"usage" if scanner.shape() == Some(Shape::Object) => {
+                    let reported = usage::pass(body, scanner)?;
+                    look.is_foreign |= reported.is_some_and(|reported| !reported.is_plain);
+                    look.usage = reported.map(|reported| reported.usage);
+                }
                 name => {
                     let (value, shape) = scanner.value()?;
                     look.member(name, &body[value], shape, &mut found);
@@ -108,11 +113,6 @@ impl Look {
             b"service_tier" => {
                 let name = std::str::from_utf8(value).unwrap_or_default();
                 self.tier = Tier::from_name(name.trim_matches('"'));
-            }
-            b"usage" if shape == Shape::Object => {
-                let reported = usage::read(value);
-                self.is_foreign |= reported.is_some_and(|reported| !reported.is_plain);
-                self.usage = reported.map(|reported| reported.usage);
             }
             b"error" => self.is_foreign |= shape != Shape::Null,
             other => self.is_foreign |= other.contains(&b'\\'),

@@ -19,29 +19,68 @@ impl Default for Window {
     }
 }
 
+/// What makes an escape of itself after a backslash. `u` does not: four digits must follow it.
+const ESCAPES: [bool; 256] = {
+    let mut is_escape = [false; 256];
+    let letters = b"\"\\/bfnrt";
+    let mut index = 0;
+    while index < letters.len() {
+        is_escape[letters[index] as usize] = true;
+        index += 1;
+    }
+    is_escape
+};
+
 impl Window {
-    /// The first special byte of `bytes` at or after `at`; their length when there is none.
-    pub fn next(&mut self, bytes: &[u8], mut at: usize) -> usize {
-        let inside = at.wrapping_sub(self.from);
-        if inside < BLOCK {
-            let left = self.bits >> inside;
-            if left != 0 {
-                return at + left.trailing_zeros() as usize;
+    /// Where the string ends that has begun before `at`: at its closing quote. The error is the place of what
+    /// no string may hold, or the length of `bytes` where they end within it.
+    pub fn closing_quote(&mut self, bytes: &[u8], mut at: usize) -> Result<usize, usize> {
+        loop {
+            let mut inside = at.wrapping_sub(self.from);
+            if inside >= BLOCK {
+                if at >= bytes.len() {
+                    return Err(bytes.len());
+                }
+                self.look(bytes, at);
+                inside = 0;
             }
+            let mut bits = self.bits & (u64::MAX << inside);
             at = self.from + BLOCK;
-        }
-        while at < bytes.len() {
-            let bits = match bytes[at..].first_chunk() {
-                Some(block) => special_bits(block),
-                None => special_bits(&padded(&bytes[at..])),
-            };
-            if bits != 0 {
-                *self = Self { from: at, bits };
-                return at + bits.trailing_zeros() as usize;
+            while bits != 0 {
+                let bit = bits.trailing_zeros();
+                let place = self.from + bit as usize;
+                match bytes.get(place) {
+                    Some(b'"') => return Ok(place),
+                    Some(b'\\') => {}
+                    _ => return Err(place),
+                }
+                if !bytes.get(place + 1).is_some_and(|&letter| ESCAPES[usize::from(letter)]) {
+                    unit(bytes, place)?;
+                }
+                // What follows the backslash is passed as well; it may stand in the next block.
+                bits &= !(0b11 << bit);
+                at = at.max(place + 2);
             }
-            at += BLOCK;
         }
-        bytes.len()
+    }
+
+    fn look(&mut self, bytes: &[u8], at: usize) {
+        let bits = match bytes[at..].first_chunk() {
+            Some(block) => special_bits(block),
+            None => special_bits(&padded(&bytes[at..])),
+        };
+        *self = Self { from: at, bits };
+    }
+}
+
+/// Passes the `\uXXXX` at `place`. The error is where something else begins.
+#[cold]
+fn unit(bytes: &[u8], place: usize) -> Result<(), usize> {
+    match bytes.get(place + 1..) {
+        Some([b'u', a, b, c, d, ..]) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => Ok(()),
+        Some([b'u', _, _, _, _, ..]) => Err(place + 2),
+        Some([b'u', ..]) => Err(bytes.len()),
+        _ => Err(place + 1),
     }
 }
 
@@ -86,18 +125,70 @@ mod tests {
         }
     }
 
+    /// Byte by byte, as it is written in RFC 8259.
+    fn by_hand(text: &[u8], mut at: usize) -> Result<usize, usize> {
+        loop {
+            match text.get(at) {
+                None => return Err(text.len()),
+                Some(b'"') => return Ok(at),
+                Some(b'\\') => match text.get(at + 1..) {
+                    Some([b'u', digits @ ..]) if digits.len() < 4 => return Err(text.len()),
+                    Some([b'u', digits @ ..]) if !digits[..4].iter().all(u8::is_ascii_hexdigit) => return Err(at + 2),
+                    Some([letter, ..]) if b"\"\\/bfnrtu".contains(letter) => at += 2,
+                    _ => return Err(at + 1),
+                },
+                Some(0..0x20) => return Err(at),
+                Some(_) => at += 1,
+            }
+        }
+    }
+
     /// Whatever was asked before, and in whatever order.
     #[test]
-    fn the_next_special_byte_is_found_from_everywhere() {
-        let text: Vec<u8> =
-            (0..400_u32).map(|index| if (index * index) % 53 == 7 { b'"' } else { b'a' + (index % 20) as u8 }).collect();
-        for len in [0, 1, 63, 64, 65, 128, 200, 400] {
+    fn the_closing_quote_is_found_from_everywhere() {
+        let parts: [&[u8]; 9] = [
+            b"plain text ",
+            b"\\n",
+            b"\\\"",
+            b"\\\\",
+            b"\\u00e4",
+            b"\"",
+            b"a",
+            &[0xc3, 0xa4],
+            b"a longer stretch of plain words ",
+        ];
+        let mut random = 7_u32;
+        let mut text = Vec::new();
+        while text.len() < 700 {
+            random = random.wrapping_mul(1_103_515_245).wrapping_add(12345);
+            text.extend_from_slice(parts[(random >> 16) as usize % parts.len()]);
+        }
+        for len in [0, 1, 63, 64, 65, 128, 200, 700] {
             let text = &text[..len];
             let mut window = Window::default();
             for step in 0..5 * len {
                 let at = (step * 37 + step / 3) % (len + 1);
-                let expected = text[at..].iter().position(|&byte| is_special(byte)).map_or(len, |found| at + found);
-                assert_eq!(window.next(text, at), expected, "from {at} of {len}");
+                assert_eq!(window.closing_quote(text, at), by_hand(text, at), "from {at} of {len}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_string_may_hold_is_a_fault_where_it_stands() {
+        let cases: [(&[u8], usize); 8] = [
+            (b"no end", 6),
+            (b"a\nb\"", 1),
+            (b"a\\x\"", 2),
+            (b"a\\", 2),
+            (b"a\\u12", 5),
+            (b"a\\u12G4\"", 3),
+            (b"\x1f\"", 0),
+            (b"\\\"", 2),
+        ];
+        for (text, at) in cases {
+            for before in [0, 1, 60, 61, 62, 63, 64, 127] {
+                let text = [vec![b'.'; before].as_slice(), text].concat();
+                assert_eq!(Window::default().closing_quote(&text, 0), Err(before + at), "{before} before {text:?}");
             }
         }
     }
