@@ -9,14 +9,14 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodFilter, MethodRouter, get, on, post};
 use http::Method;
 use providers::Endpoint;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{Error, Kind, Surface};
 use crate::house::House;
-use crate::pipeline::{self, Arrival, Origin};
+use crate::pipeline::{self, Arrival, Origin, Wish};
 use crate::status;
 
 /// What every route needs: the house as it is now, and whether the gateway is leaving. Clones are the same one.
@@ -75,6 +75,28 @@ impl App {
     }
 }
 
+/// Other paths of OpenAI's API, passed on with all that stands below them; as metrics name them. None of them
+/// hands out keys, as `/v1/realtime` and `/v1/chatkit` do: with those a client would call the provider itself.
+const PASSED: [&str; 17] = [
+    "/v1/assistants",
+    "/v1/audio",
+    "/v1/batches",
+    "/v1/containers",
+    "/v1/conversations",
+    "/v1/evals",
+    "/v1/files",
+    "/v1/fine_tuning",
+    "/v1/images",
+    "/v1/moderations",
+    "/v1/rerank",
+    "/v1/responses/{*rest}",
+    "/v1/skills",
+    "/v1/threads",
+    "/v1/uploads",
+    "/v1/vector_stores",
+    "/v1/videos",
+];
+
 /// All routes. A request meets the panic catch, then its route.
 pub fn routes(app: &App) -> Router {
     Router::new()
@@ -86,6 +108,7 @@ pub fn routes(app: &App) -> Router {
         .merge(with_and_without_v1("/messages/count_tokens", &post(count_tokens)))
         .merge(with_and_without_v1("/models", &get(models)))
         .merge(with_and_without_v1("/models/{*id}", &get(model)))
+        .merge(passages())
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/live", get(live))
@@ -96,41 +119,77 @@ pub fn routes(app: &App) -> Router {
         .with_state(app.clone())
 }
 
+/// What is passed on: with and without `/v1`, and with a provider named before it.
+fn passages() -> Router<App> {
+    PASSED.into_iter().fold(Router::new(), |router, route| {
+        let methods = MethodFilter::GET.or(MethodFilter::POST).or(MethodFilter::DELETE);
+        let here = on(methods, move |State(app): State<App>, request: Request| passed(app, route, request));
+        let there = on(methods, move |State(app): State<App>, request: Request| passed_to(app, route, request));
+        let mut paths = vec![route.to_owned()];
+        paths.extend((!route.ends_with('}')).then(|| format!("{route}/{{*rest}}")));
+        paths.iter().fold(router, |router, path| {
+            let bare = path.trim_start_matches("/v1");
+            router.merge(with_and_without_v1(bare, &here)).route(&format!("/{{provider}}{path}"), there.clone())
+        })
+    })
+}
+
 fn with_and_without_v1(path: &str, handler: &MethodRouter<App>) -> Router<App> {
     Router::new().route(&format!("/v1{path}"), handler.clone()).route(path, handler.clone())
 }
 
 async fn chat(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Chat, request).await
+    ask(app, Endpoint::Chat, request).await
 }
 
 async fn completions(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Completions, request).await
+    ask(app, Endpoint::Completions, request).await
 }
 
 async fn embeddings(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Embeddings, request).await
+    ask(app, Endpoint::Embeddings, request).await
 }
 
 async fn responses(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Responses, request).await
+    ask(app, Endpoint::Responses, request).await
 }
 
 async fn messages(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::Messages, request).await
+    ask(app, Endpoint::Messages, request).await
 }
 
 async fn count_tokens(State(app): State<App>, request: Request) -> Response {
-    call(app, Endpoint::CountTokens, request).await
+    ask(app, Endpoint::CountTokens, request).await
 }
 
-async fn call(app: App, endpoint: Endpoint, mut request: Request) -> Response {
+async fn ask(app: App, endpoint: Endpoint, mut request: Request) -> Response {
     let arrival = Arrival { surface: endpoint.into(), ..arrival(&mut request, endpoint.route()) };
+    call(app, Wish::Call(endpoint), arrival, request).await
+}
+
+async fn call(app: App, wish: Wish, arrival: Arrival, request: Request) -> Response {
     if app.is_closed() {
         return pipeline::refuse(&app.house(), arrival, &status::leaving());
     }
     // Boxed here, because the router moves a handler's future several times before it is polled.
-    Box::pin(pipeline::answer(app.house(), endpoint, arrival, request)).await
+    Box::pin(pipeline::answer(app.house(), wish, arrival, request)).await
+}
+
+/// A path of [`PASSED`], without `/v1` or with it.
+async fn passed(app: App, route: &'static str, mut request: Request) -> Response {
+    let path = request.uri().path();
+    let path = path.strip_prefix("/v1").unwrap_or(path).to_owned();
+    let arrival = arrival(&mut request, route);
+    call(app, Wish::Pass { provider: None, path }, arrival, request).await
+}
+
+/// A path of [`PASSED`] after `/v1`, before which a provider is named.
+async fn passed_to(app: App, route: &'static str, mut request: Request) -> Response {
+    let named =
+        request.uri().path().split_once("/v1/").map(|(provider, path)| (provider.replacen('/', "", 1), format!("/{path}")));
+    let (provider, path) = named.unwrap_or_default();
+    let arrival = arrival(&mut request, route);
+    call(app, Wish::Pass { provider: Some(provider), path }, arrival, request).await
 }
 
 async fn models(State(app): State<App>, mut request: Request) -> Response {

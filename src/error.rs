@@ -150,12 +150,14 @@ pub enum Surface {
     Responses,
     /// That of Anthropic's Messages API.
     Messages,
+    /// OpenAI's object, and no events: what is sent is sound, or a file, and can only be broken off.
+    Bytes,
 }
 
 impl From<Endpoint> for Surface {
     fn from(endpoint: Endpoint) -> Self {
         match endpoint {
-            Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings => Self::OpenAi,
+            Endpoint::Chat | Endpoint::Completions | Endpoint::Embeddings | Endpoint::Passed | Endpoint::Account => Self::OpenAi,
             Endpoint::Responses => Self::Responses,
             Endpoint::Messages | Endpoint::CountTokens => Self::Messages,
         }
@@ -273,6 +275,7 @@ impl Error {
     pub fn event(&self, surface: Surface, told: u64) -> Bytes {
         let Inner { message, param, code, .. } = &*self.0;
         Bytes::from(match surface {
+            Surface::Bytes => String::new(),
             Surface::OpenAi => format!("data: {}\n\n", self.object(surface)),
             Surface::Messages => format!("event: error\ndata: {}\n\n", self.object(surface)),
             Surface::Responses => {
@@ -285,7 +288,7 @@ impl Error {
     fn object(&self, surface: Surface) -> Value {
         let Inner { message, type_name, param, code, status, .. } = &*self.0;
         match surface {
-            Surface::OpenAi | Surface::Responses => {
+            Surface::OpenAi | Surface::Responses | Surface::Bytes => {
                 json!({"error": {"message": message, "type": type_name, "param": param, "code": code}})
             }
             Surface::Messages => json!({"type": "error", "error": {"type": anthropic_type(*status), "message": message}}),

@@ -223,6 +223,37 @@ impl House {
         Some(plan)
     }
 
+    /// The provider whose account a call is about that names no model: the one it names, else the maker of the API
+    /// that clients speak, else the only one that it can be passed on to.
+    #[must_use]
+    pub fn account_holder<'n>(&'n self, named: Option<&'n str>) -> Option<&'n str> {
+        if named.is_some() {
+            return named;
+        }
+        let wire = |provider: &config::Provider| self.providers.get(&provider.name).map(|provider| provider.wire.0);
+        let serves = |provider: &&config::Provider| wire(provider).is_some_and(|wire| wire.serves(Endpoint::Account));
+        let mut serving = self.config.providers.iter().filter(serves);
+        let maker = serving.clone().find(|provider| wire(provider).is_some_and(providers::Provider::is_maker));
+        let only = serving.next().filter(|_| serving.next().is_none());
+        maker.or(only).map(|provider| provider.name.as_str())
+    }
+
+    /// What leads to a provider's account.
+    #[must_use]
+    pub fn account_plan(&self, provider: &str) -> Option<Plan> {
+        let target = self.lane(provider, "")?;
+        Some(Plan {
+            label: OTHER.to_owned(),
+            limited_as: String::new(),
+            lanes: vec![Place { target, weight: 1, tier: 1, price: None }],
+            balance: config::Balance::Weighted,
+            fallback_on: Vec::new(),
+            timeouts: config::ModelTimeouts::default(),
+            hedge: None,
+            ledgers: Vec::new(),
+        })
+    }
+
     /// The ledgers that a call of `caller` for `name` is written in.
     #[must_use]
     pub fn ledgers(&self, caller: Option<&Caller>, name: &str, plan: &Plan) -> Vec<Arc<Ledger>> {

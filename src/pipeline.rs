@@ -10,6 +10,7 @@ mod origin;
 mod reply;
 mod route;
 mod verdict;
+mod wish;
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use providers::{ChatRequest, Endpoint};
+use providers::ChatRequest;
 use tokio::time::sleep;
 
 use crate::auth::Caller;
@@ -34,6 +35,7 @@ use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
 use attempt::{Reply, Stopped};
 pub use origin::{Origin, new_request_id};
+pub use wish::Wish;
 
 /// The largest body that is copied out of its connection's read buffer, in bytes. A body in one piece
 /// is a view of that buffer and would keep all of it for as long as the call lasts; a larger one is a
@@ -79,12 +81,12 @@ impl Ask {
     }
 }
 
-/// Answers one call to `endpoint`.
-pub async fn answer(house: Arc<House>, endpoint: Endpoint, arrival: Arrival, request: Request<Body>) -> Response {
+/// Answers one call.
+pub async fn answer(house: Arc<House>, wish: Wish, arrival: Arrival, request: Request<Body>) -> Response {
     let address = arrival.address;
     let mut call = open(&house, arrival);
     call.trace(request.headers(), request.uri().path());
-    match let_in(&house, endpoint, request, address, &mut call).await {
+    match let_in(&house, &wish, request, address, &mut call).await {
         Ok(ask) => carry_out(house, ask, call).await,
         Err(error) => reply::refused(call, &error),
     }
@@ -134,13 +136,7 @@ fn open(house: &House, arrival: Arrival) -> Call {
 }
 
 /// Everything that can refuse a call before it costs anything, in order.
-async fn let_in(
-    house: &House,
-    endpoint: Endpoint,
-    request: Request<Body>,
-    address: IpAddr,
-    call: &mut Call,
-) -> Result<Ask, Error> {
+async fn let_in(house: &House, wish: &Wish, request: Request<Body>, address: IpAddr, call: &mut Call) -> Result<Ask, Error> {
     house.admit_address(address)?;
     let caller = house.auth.identify(request.headers(), address)?;
     if let Some(caller) = &caller {
@@ -150,17 +146,11 @@ async fn let_in(
     let (head, body) = request.into_parts();
     let body = read_body(house, body).await?;
     call.waited(began.elapsed());
-    let request = ChatRequest::parse(body, endpoint)?.with_headers(&head.headers);
+    let mut request = wish.read(&head, body)?;
     let deadline = deadline::of(&head.headers, &request, began)?;
-    if caller.as_ref().is_some_and(|caller| !caller.may_call(&request.model)) {
-        return Err(Error::new(Kind::Forbidden, "this API key may not call this model").param("model"));
-    }
-    let plan = house.plan(&request.model).ok_or_else(|| unknown_model(&request.model))?;
+    let plan = wish.plan(house, caller.as_deref(), &mut request)?;
     call.requested(&plan.label);
-    if !plan.serves(endpoint) {
-        return Err(unserved(&request.model, endpoint));
-    }
-    if endpoint.is_billed() && plan.is_refused_by(house.config.unpriced) {
+    if request.may_cost() && plan.is_refused_by(house.config.unpriced) {
         return Err(
             Error::new(Kind::Forbidden, "this model has no price here, and calls without a price are refused").param("model")
         );
@@ -168,21 +158,6 @@ async fn let_in(
     let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
     Ok(Ask { request: Arc::new(request), plan, standing, key, deadline })
-}
-
-fn unknown_model(model: &str) -> Error {
-    let shown = shown(model);
-    Error::new(Kind::ModelNotFound, format!("the model `{shown}` does not exist here; GET /v1/models lists those that do"))
-        .param("model")
-}
-
-fn unserved(model: &str, endpoint: Endpoint) -> Error {
-    let (shown, route) = (shown(model), endpoint.route());
-    Error::new(Kind::ModelNotFound, format!("no provider of the model `{shown}` serves {route}")).param("model")
-}
-
-fn shown(model: &str) -> String {
-    model.chars().filter(|letter| !letter.is_control()).take(100).collect()
 }
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {

@@ -3,6 +3,7 @@
 //! for a client that left when it is told to.
 //! It must not know HTTP clients, metering or money: it is given a [`Source`] and tells a [`Watch`].
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
@@ -84,6 +85,18 @@ impl End {
     }
 }
 
+/// An answer without words for it broke off.
+#[derive(Clone, Copy, Debug)]
+pub struct Cut;
+
+impl fmt::Display for Cut {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the answer broke off")
+    }
+}
+
+impl std::error::Error for Cut {}
+
 /// What a stream is given.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -130,14 +143,14 @@ struct State {
     told_at: Instant,
 }
 
-impl<S, W> std::fmt::Debug for Parts<S, W> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S, W> fmt::Debug for Parts<S, W> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Parts")
     }
 }
 
-impl<S: Source, W: Watch> std::fmt::Debug for Pump<S, W> {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<S: Source, W: Watch> fmt::Debug for Pump<S, W> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Pump")
     }
 }
@@ -187,18 +200,19 @@ impl<S: Source, W: Watch> Pump<S, W> {
         }
     }
 
-    /// The next bytes for the client; `None` when all was said.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    /// The next bytes for the client; `None` when all was said, and an error where no words can say that it was not.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Cut>> {
         let flow = self.0.as_mut()?;
         loop {
             if !flow.state.out.is_empty() {
                 flow.state.told_at = flow.state.heard_at;
-                return Some(flow.state.out.split().freeze());
+                return Some(Ok(flow.state.out.split().freeze()));
             }
-            if flow.state.end.is_some() {
+            if let Some(end) = &flow.state.end {
+                let is_cut = flow.surface == Surface::Bytes && !matches!(end, End::Complete);
                 flow.linger().await;
                 self.0 = None;
-                return None;
+                return is_cut.then_some(Err(Cut));
             }
             flow.read().await;
         }
@@ -333,7 +347,7 @@ impl<S: Source, W: Watch> Flow<S, W> {
         if now >= silent_until || now >= self.limits.deadline {
             return Some(self.limits.end(now));
         }
-        if self.state.has_content && now >= self.state.told_at + KEEP_ALIVE {
+        if self.surface != Surface::Bytes && self.state.has_content && now >= self.state.told_at + KEEP_ALIVE {
             self.state.out.extend_from_slice(COMMENT);
             self.state.told_at = now;
         }

@@ -124,11 +124,11 @@ impl Upstream {
         let address = self.address(&request.path).ok_or(Failure::Connect)?;
         // Room for what the connection adds as well, so that the table is made once.
         let mut headers = HeaderMap::with_capacity(request.headers.len() + 7);
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
         // Events must not wait in a compressor, and nothing here can grow to more than what came over the wire.
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.extend(request.headers);
+        headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let attaching = self.credentials.attach((&request.method, &address.url, &mut headers), &request.body, deadline);
         let key = attaching.await.map_err(Failure::Credentials)?;
         let mut outgoing = Request::new(Body::new(request.body));
@@ -206,9 +206,11 @@ impl Upstream {
         }
         let address = Arc::new(address(&format!("{}{path}", self.base_url))?);
         let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
-        if addresses.len() < MAX_ADDRESSES {
-            addresses.insert(path.to_owned(), Arc::clone(&address));
+        if addresses.len() >= MAX_ADDRESSES {
+            // A path may name what is asked for only once.
+            addresses.clear();
         }
+        addresses.insert(path.to_owned(), Arc::clone(&address));
         Some(address)
     }
 }

@@ -48,6 +48,8 @@ mod logs;
 #[cfg(test)]
 mod native;
 #[cfg(test)]
+mod passing;
+#[cfg(test)]
 mod presence;
 #[cfg(test)]
 mod price_facts;

@@ -23,21 +23,22 @@ impl Provider for Azure {
             base_url: None,
             auth: Auth::Header("api-key"),
             key_variable: Some("AZURE_OPENAI_API_KEY"),
-            serves: &[Endpoint::Embeddings, Endpoint::Completions, Endpoint::Responses],
+            serves: &[Endpoint::Embeddings, Endpoint::Completions, Endpoint::Responses, Endpoint::Passed, Endpoint::Account],
             health_path: "/openai/v1/models",
         }
     }
 
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let upstream = compatible::USUAL.request(call)?;
+        let sign = if upstream.path.contains('?') { '&' } else { '?' };
         let path = match call.account.api_version.as_deref() {
-            // Responses are the resource's and not a deployment's; the body names that.
-            Some(version) if call.endpoint == Endpoint::Responses => {
-                format!("/openai{}?api-version={}", upstream.path, segment::percent_encoded(version))
+            // Responses are the resource's and not a deployment's; the body names that. So is all that names none.
+            Some(version) if matches!(call.endpoint, Endpoint::Responses | Endpoint::Account) => {
+                format!("/openai{}{sign}api-version={}", upstream.path, segment::percent_encoded(version))
             }
             Some(version) => {
                 let (deployment, version) = (segment::of_model(call.model)?, segment::percent_encoded(version));
-                format!("/openai/deployments/{deployment}{}?api-version={version}", upstream.path)
+                format!("/openai/deployments/{deployment}{}{sign}api-version={version}", upstream.path)
             }
             None => format!("/openai/v1{}", upstream.path),
         };

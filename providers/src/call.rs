@@ -25,6 +25,10 @@ pub enum Endpoint {
     Messages,
     /// `/v1/messages/count_tokens`: a count and no answer; nobody bills it.
     CountTokens,
+    /// Any other path of OpenAI's, passed on to the provider of the model that the call names.
+    Passed,
+    /// The same of a call that names no model: it is about what stands in a provider's account.
+    Account,
 }
 
 impl Endpoint {
@@ -36,6 +40,7 @@ impl Endpoint {
             Self::Completions => "text_completion",
             Self::Embeddings => "embeddings",
             Self::CountTokens => "count_tokens",
+            Self::Passed | Self::Account => "pass_through",
         }
     }
 
@@ -49,6 +54,7 @@ impl Endpoint {
             Self::Responses => "/v1/responses",
             Self::Messages => "/v1/messages",
             Self::CountTokens => "/v1/messages/count_tokens",
+            Self::Passed | Self::Account => "/v1",
         }
     }
 
@@ -58,10 +64,10 @@ impl Endpoint {
         self.route().trim_start_matches("/v1")
     }
 
-    /// Whether an answer is paid for by its tokens, so that a bill that did not come must be estimated.
+    /// Whether an answer is paid for by its tokens, so that they are reserved and a bill that did not come is estimated.
     #[must_use]
     pub const fn is_billed(self) -> bool {
-        !matches!(self, Self::CountTokens)
+        !matches!(self, Self::CountTokens | Self::Passed | Self::Account)
     }
 }
 

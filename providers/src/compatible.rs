@@ -6,14 +6,14 @@ use http::{HeaderMap, StatusCode};
 
 use crate::Provider;
 use crate::anthropic;
-use crate::call::Endpoint::{self, Completions, CountTokens, Embeddings, Messages, Responses};
+use crate::call::Endpoint::{self, Account, Completions, CountTokens, Embeddings, Messages, Passed, Responses};
 use crate::call::{Answer, Auth, Call, Facts, StreamTranslator, Unsupported, UpstreamRequest};
 use crate::error::{Refusal, UpstreamError};
 use crate::failure;
 use crate::frames::Framing;
 use crate::grammar::{self, Ending};
 use crate::json::{Scanner, Shape};
-use crate::native::{completions, messages, responses};
+use crate::native::{completions, messages, passed, responses};
 use crate::request::Edit;
 
 /// One provider.
@@ -181,10 +181,21 @@ impl Provider for Row {
         }
     }
 
+    /// Whoever speaks OpenAI's wire may have more of its API, and says so itself.
+    fn serves(&self, endpoint: Endpoint) -> bool {
+        matches!(endpoint, Endpoint::Chat | Passed | Account) || self.serves.contains(&endpoint)
+    }
+
+    fn is_maker(&self) -> bool {
+        self.kind == "openai"
+    }
+
     fn request(&self, call: &Call<'_>) -> Result<UpstreamRequest, Refusal> {
         let request = call.request;
-        if matches!(call.endpoint, Messages | CountTokens) {
-            return anthropic::carry(call, call.endpoint.path());
+        match call.endpoint {
+            Messages | CountTokens => return anthropic::carry(call, call.endpoint.path()),
+            Passed | Account => return Ok(passed::request(call)),
+            Endpoint::Chat | Completions | Embeddings | Responses => {}
         }
         let mut edits = Vec::with_capacity(4);
         let model = (request.model != call.model).then(|| json_string(call.model));
@@ -217,6 +228,7 @@ impl Provider for Row {
             Responses => responses::answer(headers, body),
             Messages => messages::answer(call, body),
             CountTokens => messages::count(headers, body),
+            Passed | Account => Ok(passed::answer(call, body)),
         }
     }
 
@@ -229,6 +241,7 @@ impl Provider for Row {
             Completions => Box::new(completions::Stream::new(call, self.ending)),
             Responses => Box::new(responses::Stream::default()),
             Messages => Box::new(messages::Stream::new(call)),
+            Passed | Account => Box::new(passed::Stream::new(call)),
             Endpoint::Chat | Embeddings | CountTokens => Box::new(grammar::Stream::new(call, self.ending)),
         }
     }

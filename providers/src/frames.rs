@@ -25,6 +25,8 @@ pub enum Framing {
     Sse,
     /// One JSON value a line.
     JsonLines,
+    /// No frames: each piece as it comes from the network.
+    Pieces,
     /// AWS's binary messages: <https://smithy.io/2.0/aws/amazon-eventstream.html>
     AwsEventStream,
 }
@@ -70,6 +72,7 @@ enum Inner {
     Lines(Lines),
     Elements(Elements),
     Messages(Messages),
+    Piece(Option<Bytes>),
 }
 
 impl Decoder {
@@ -80,6 +83,7 @@ impl Decoder {
             Framing::Sse => Inner::Opening,
             Framing::JsonLines => Inner::Lines(Lines::new(false)),
             Framing::AwsEventStream => Inner::Messages(Messages::default()),
+            Framing::Pieces => Inner::Piece(None),
         })
     }
 
@@ -98,6 +102,7 @@ impl Decoder {
             Inner::Lines(lines) => lines.push(chunk),
             Inner::Elements(elements) => elements.push(chunk),
             Inner::Messages(messages) => messages.push(&chunk),
+            Inner::Piece(piece) => *piece = Some(chunk),
         }
     }
 
@@ -111,6 +116,7 @@ impl Decoder {
             Inner::Lines(lines) => lines.next_frame(),
             Inner::Elements(elements) => elements.next_frame(),
             Inner::Messages(messages) => messages.next_frame(),
+            Inner::Piece(piece) => Ok(piece.take().map(|data| Frame { name: None, data })),
         }
     }
 
@@ -125,6 +131,7 @@ impl Decoder {
             Inner::Lines(lines) => lines.finish(),
             Inner::Elements(elements) => elements.finish(),
             Inner::Messages(messages) => messages.next_frame(),
+            Inner::Piece(piece) => Ok(piece.take().map(|data| Frame { name: None, data })),
         }
     }
 }

@@ -18,6 +18,7 @@ mod embeddings;
 mod error;
 mod event;
 mod failure;
+mod form;
 pub mod frames;
 mod gemini;
 mod grammar;
@@ -26,6 +27,7 @@ mod leftover;
 mod media;
 mod native;
 mod ollama;
+mod passage;
 pub mod reply;
 mod request;
 mod retry;
@@ -40,6 +42,8 @@ pub use call::{Account, Answer, Auth, Call, Endpoint, Facts, StreamTranslator, U
 pub use conventions::semantic_name;
 pub use error::{Class, Refusal, UpstreamError};
 pub use event::{Event, Kind};
+pub use native::passed::Plain;
+pub use passage::Passage;
 pub use request::{ChatRequest, Edit};
 pub use usage::{Billed, Tier, Usage};
 
@@ -75,6 +79,11 @@ pub trait Provider: Send + Sync + 'static {
     /// Whether calls to this endpoint can be said in this wire.
     fn serves(&self, endpoint: Endpoint) -> bool {
         endpoint == Endpoint::Chat || self.facts().serves.contains(&endpoint)
+    }
+
+    /// Whether the API that clients speak is its own: what names no model and no provider is meant for it.
+    fn is_maker(&self) -> bool {
+        false
     }
 
     /// A path below the base URL that costs nothing to GET, to see whether the provider is there: any

@@ -4,6 +4,7 @@
 
 pub(crate) mod completions;
 pub(crate) mod messages;
+pub(crate) mod passed;
 pub(crate) mod responses;
 
 use bytes::Bytes;

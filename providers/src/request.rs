@@ -2,12 +2,16 @@
 //! parsing the rest. Fields can be replaced, added or taken out in place; all others stay as they came.
 //! It must not know any provider, caller or limit.
 
+use std::ops::Range;
+
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 
 use crate::call::Endpoint;
 use crate::error::Refusal;
+use crate::form;
 use crate::json::{self, Fault, Member, Scanner, Shape};
+use crate::passage::{Form, Passage};
 
 /// The headers that belong to what is asked and not to who asks or how; no others of a client's go on.
 const CARRIED: [HeaderName; 3] = [
@@ -16,7 +20,7 @@ const CARRIED: [HeaderName; 3] = [
     HeaderName::from_static("openai-beta"),
 ];
 
-/// A client's request: well-formed JSON, its facts read once.
+/// A client's request: well-formed JSON (or a form, where it is passed on), its facts read once.
 #[derive(Clone, Debug)]
 pub struct ChatRequest {
     raw: Bytes,
@@ -25,7 +29,11 @@ pub struct ChatRequest {
     pub endpoint: Endpoint,
     /// Those of the client's headers that belong to the request; only of endpoints whose words go on as they came.
     pub headers: Vec<(HeaderName, HeaderValue)>,
-    /// The model the client named.
+    /// Where it goes, when it is passed on.
+    pub passage: Option<Box<Passage>>,
+    /// Where the model's name stands in a form.
+    model_in_form: Option<Range<usize>>,
+    /// The model the client named; empty only where none is meant.
     pub model: String,
     /// Whether the client wants a stream.
     pub stream: bool,
@@ -57,13 +65,7 @@ impl ChatRequest {
     /// A [`Refusal`] that names the fault: no JSON, no object, not UTF-8, nested too deep, a field twice, a
     /// required field missing or of the wrong type.
     pub fn parse(raw: Bytes, endpoint: Endpoint) -> Result<Self, Refusal> {
-        std::str::from_utf8(&raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
-        let mut members = Vec::with_capacity(16);
-        let mut scanner = Scanner::new(&raw);
-        let read = scanner.object(|member| members.push(member)).and_then(|()| scanner.end());
-        read.map_err(|fault| another_value(&raw).unwrap_or_else(|| describe(fault)))?;
-        let text_bytes = scanner.string_bytes();
-        refuse_duplicates(&raw, &members)?;
+        let (members, text_bytes) = scan(&raw)?;
         let fields = Fields { raw: &raw, members: &members };
         let model = fields.string("model")?.ok_or_else(|| missing("model"))?;
         if model.is_empty() {
@@ -76,13 +78,99 @@ impl ChatRequest {
             Endpoint::Completions => fields.present("prompt")?,
             Endpoint::Embeddings => fields.present("input")?,
             Endpoint::Responses => fields.text_or_array("input")?,
+            Endpoint::Passed | Endpoint::Account => {}
         }
         let max_tokens = fields.limit(endpoint)?;
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let include_usage = fields.include_usage()?;
         let choices = fields.choices(endpoint)?;
-        let headers = Vec::new();
-        Ok(Self { endpoint, headers, model, stream, include_usage, max_tokens, choices, text_bytes, members, raw })
+        let (headers, passage, model_in_form) = (Vec::new(), None, None);
+        Ok(Self {
+            raw,
+            members,
+            endpoint,
+            headers,
+            passage,
+            model_in_form,
+            model,
+            stream,
+            include_usage,
+            max_tokens,
+            choices,
+            text_bytes,
+        })
+    }
+
+    /// A request that is passed on: of its body only the model is read, if it names one.
+    ///
+    /// # Errors
+    /// A [`Refusal`] of a body that is neither JSON nor a form, or names its model in a doubtful way.
+    pub fn passed(raw: Bytes, passage: Passage) -> Result<Self, Refusal> {
+        let mut request = Self {
+            raw,
+            members: Vec::new(),
+            endpoint: Endpoint::Account,
+            headers: Vec::new(),
+            passage: None,
+            model_in_form: None,
+            model: String::new(),
+            stream: false,
+            include_usage: None,
+            max_tokens: None,
+            choices: 1,
+            text_bytes: 0,
+        };
+        if !request.raw.is_empty() {
+            request.read_model(passage.form()?)?;
+        }
+        if !request.model.is_empty() {
+            request.endpoint = Endpoint::Passed;
+        }
+        request.passage = Some(Box::new(passage));
+        Ok(request)
+    }
+
+    fn read_model(&mut self, form: Form<'_>) -> Result<(), Refusal> {
+        match form {
+            Form::Json => {
+                (self.members, self.text_bytes) = scan(&self.raw)?;
+                let fields = Fields { raw: &self.raw, members: &self.members };
+                self.model = fields.string("model")?.unwrap_or_default();
+            }
+            Form::Multipart(boundary) => {
+                self.model_in_form = form::model(&self.raw, boundary)?;
+                if let Some(place) = self.model_in_form.clone() {
+                    let name = std::str::from_utf8(&self.raw[place]).map_err(|_| wrong_type("model", "text"))?;
+                    name.clone_into(&mut self.model);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The body with this model in place of the client's, where that names one.
+    pub(crate) fn for_model(&self, model: &str) -> Bytes {
+        if let Some(place) = &self.model_in_form {
+            let (before, after) = (&self.raw[..place.start], &self.raw[place.end..]);
+            return Bytes::from([before, model.as_bytes(), after].concat());
+        }
+        if self.model.is_empty() || self.model == model {
+            return self.raw.clone();
+        }
+        self.edited(&[Edit::Set("model", serde_json::Value::from(model).to_string().as_bytes())])
+    }
+
+    /// Whether making the call twice could do something twice that is not an answer.
+    #[must_use]
+    pub fn is_once(&self) -> bool {
+        self.endpoint == Endpoint::Account && self.passage.as_ref().is_some_and(|passage| passage.method != Method::GET)
+    }
+
+    /// Whether the provider may charge for it.
+    #[must_use]
+    pub fn may_cost(&self) -> bool {
+        let creates = |passage: &Passage| passage.method == Method::POST;
+        self.endpoint != Endpoint::CountTokens && self.passage.as_deref().is_none_or(creates)
     }
 
     /// The request with those of the client's headers that belong to it, where its words go on as they came.
@@ -201,6 +289,17 @@ fn find<'m>(raw: &[u8], members: &'m [Member], name: &str) -> Option<&'m Member>
     members.iter().find(|member| is_named(raw, member, name))
 }
 
+/// The members of a body that is one JSON object, and how much text is in it.
+fn scan(raw: &[u8]) -> Result<(Vec<Member>, u64), Refusal> {
+    std::str::from_utf8(raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
+    let mut members = Vec::with_capacity(16);
+    let mut scanner = Scanner::new(raw);
+    let read = scanner.object(|member| members.push(member)).and_then(|()| scanner.end());
+    read.map_err(|fault| another_value(raw).unwrap_or_else(|| describe(fault)))?;
+    refuse_duplicates(raw, &members)?;
+    Ok((members, scanner.string_bytes()))
+}
+
 fn invalid_json(reason: String) -> Refusal {
     Refusal { message: format!("the request body is not valid JSON: {reason}"), param: None, code: "invalid_json" }
 }
@@ -289,7 +388,7 @@ impl Fields<'_> {
         match endpoint {
             Endpoint::Responses => self.integer("max_output_tokens"),
             Endpoint::Completions | Endpoint::Messages => self.integer("max_tokens"),
-            Endpoint::CountTokens => Ok(Some(0)),
+            Endpoint::CountTokens | Endpoint::Passed | Endpoint::Account => Ok(Some(0)),
             Endpoint::Chat | Endpoint::Embeddings => {
                 let limit = self.integer("max_completion_tokens")?;
                 if limit.is_some() { Ok(limit) } else { self.integer("max_tokens") }

@@ -84,6 +84,7 @@ pub fn framed(framing: Framing, event: &Value) -> Vec<u8> {
         },
         Framing::JsonLines => format!("{event}\n").into_bytes(),
         Framing::AwsEventStream => aws_message(event),
+        Framing::Pieces => event.to_string().into_bytes(),
     }
 }
 

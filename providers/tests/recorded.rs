@@ -212,6 +212,7 @@ pub fn client(endpoint: Endpoint, stream: bool) -> ChatRequest {
         Endpoint::Completions => {
             json!({"model": "m", "prompt": "hi", "stream": stream, "stream_options": {"include_usage": true}})
         }
+        Endpoint::Passed | Endpoint::Account => json!({"model": "m"}),
         Endpoint::Responses => json!({"model": "m", "input": "hi", "stream": stream}),
         Endpoint::Messages | Endpoint::CountTokens => {
             json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], "stream": stream})

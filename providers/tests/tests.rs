@@ -18,6 +18,7 @@ mod frames;
 mod golden;
 mod json;
 mod native;
+mod passing;
 mod play;
 mod recorded;
 mod recordings_anthropic;

@@ -276,7 +276,8 @@ impl Record {
     /// text would have to be counted.
     #[must_use]
     pub fn lacks_usage(&self) -> bool {
-        self.attempt.as_ref().is_some_and(|attempt| attempt.usage.is_none() || !attempt.usage_is_fresh)
+        let lacks = |attempt: &Attempt| attempt.usage.is_none() || !attempt.usage_is_fresh;
+        self.attempt.as_ref().is_some_and(|attempt| attempt.request.endpoint.is_billed() && lacks(attempt))
     }
 
     /// Closes the running attempt, if there is one.

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use providers::frames::Framing;
 use providers::{Class, Kind as Heard, UpstreamError, UpstreamRequest};
 use tokio::time::{Instant, timeout_at};
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::verdict::{self, Failed, STOP, Then};
 use super::{Ask, admission};
 use crate::config::{OnDisconnect, Reason};
-use crate::error::{Error, Kind};
+use crate::error::{Error, Kind, Surface};
 use crate::house::{House, Lane, unix_seconds};
 use crate::limits::{Limit, Permit, QueueReason, QueueRefused, Scope, Slot};
 use crate::meter::{Call, OnSettled, Outcome};
@@ -40,6 +40,8 @@ pub(super) enum Reply {
         pump: Box<Pump<upstream::Answer, Watched>>,
         /// What it took so far.
         about: About,
+        /// What the provider says of bytes that are no events: their type and name.
+        plain: Option<HeaderMap>,
     },
 }
 
@@ -138,11 +140,22 @@ pub(super) async fn once(
         return Err(verdict::refused(house, ask, &under_way, call, answer).await);
     }
     note_what_is_left(&house.metrics, lane, &answer.headers);
-    if ask.request.stream && !(framing == Framing::Sse && is_json(&answer)) {
-        stream(house, ask, call, answer, (framing, under_way)).await
-    } else {
-        whole(house, ask, call, answer, under_way).await
+    match frames(ask, framing, &answer.headers) {
+        Some(framing) => stream(house, ask, call, answer, (framing, under_way)).await,
+        None => whole(house, ask, call, answer, under_way).await,
     }
+}
+
+/// How the answer comes in parts; `None`: at once. A stream that was asked for may come as JSON: an error, or a
+/// provider that does not stream. What is passed on comes as it comes.
+fn frames(ask: &Ask, asked: Framing, headers: &HeaderMap) -> Option<Framing> {
+    let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let is_json = kind.starts_with(b"application/json");
+    if ask.request.passage.is_none() {
+        return (ask.request.stream && !(asked == Framing::Sse && is_json)).then_some(asked);
+    }
+    let in_parts = if kind.starts_with(b"text/event-stream") { Framing::Sse } else { Framing::Pieces };
+    (!is_json).then_some(in_parts)
 }
 
 /// Remembers what the provider says is left of its own limits, where it says so as OpenAI does.
@@ -234,11 +247,6 @@ fn with_call<T>(
     say(lane.provider.wire.0, &call)
 }
 
-/// A stream was asked for and JSON came: an error, or a provider that does not stream.
-fn is_json(answer: &upstream::Answer) -> bool {
-    answer.headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"))
-}
-
 /// The whole answer.
 async fn whole(
     house: &House,
@@ -293,10 +301,15 @@ async fn stream(
     let Times { idle, deadline, is_clients, .. } = under_way.times;
     let limits = Limits { idle, deadline, is_clients, drain };
     let about = About { cost: None, ..About::of(&lane, &call, under_way.dropped.clone()) };
-    let translator = with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call));
+    let plain = (framing == Framing::Pieces).then(|| description(&answer.headers));
+    let translator = match &plain {
+        Some(_) => Box::new(providers::Plain),
+        None => with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call)),
+    };
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
     let began = Instant::now();
-    let (surface, stop) = (ask.request.endpoint.into(), Box::pin(house.meter.stopped()));
+    let surface = if plain.is_some() { Surface::Bytes } else { ask.request.endpoint.into() };
+    let stop = Box::pin(house.meter.stopped());
     let parts = Parts { source: answer, framing, translator, surface, watch, limits, stop };
     match Pump::begin(parts).await {
         Ok(mut pump) => {
@@ -304,13 +317,19 @@ async fn stream(
                 watched.call.waited(began.elapsed());
                 watched.has_begun();
             });
-            Ok(Reply::Stream { pump: Box::new(pump), about })
+            Ok(Reply::Stream { pump: Box::new(pump), about, plain })
         }
         Err((watched, end)) => {
             let Watched { call, under_way, .. } = watched;
             Err(verdict::ended(house, &under_way, call, end))
         }
     }
+}
+
+/// What an answer that is no JSON says of itself.
+fn description(headers: &HeaderMap) -> HeaderMap {
+    let named = |name: HeaderName| Some((name.clone(), headers.get(name)?.clone()));
+    [CONTENT_TYPE, CONTENT_DISPOSITION].into_iter().filter_map(named).collect()
 }
 
 impl Source for upstream::Answer {

@@ -86,7 +86,7 @@ pub(super) async fn attempt(
 
 /// How long the first attempt is waited for alone; `None`: for ever.
 fn patience(ask: &Ask, lane: &Lane) -> Option<Duration> {
-    let hedge = ask.plan.hedge.filter(|_| !ask.request.stream)?;
+    let hedge = ask.plan.hedge.filter(|_| !ask.request.stream && ask.request.passage.is_none())?;
     let usual = lane.target.latency.percentile(hedge.percentile)?;
     Some(usual.max(hedge.at_least))
 }

@@ -1,7 +1,6 @@
 //! What came of a call, as an HTTP answer: headers, bodies, streams and errors.
 //! It must not know why it came to that.
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -20,7 +19,7 @@ use crate::error::{Error, Surface};
 use crate::limits::Standing;
 use crate::meter::Call;
 use crate::status::Page;
-use crate::stream::{COMMENT, KEEP_ALIVE, Pump};
+use crate::stream::{COMMENT, Cut, KEEP_ALIVE, Pump};
 use crate::upstream;
 
 const PROVIDER: HeaderName = HeaderName::from_static("x-choreoai-provider");
@@ -80,9 +79,12 @@ pub(super) fn begun(reply: Reply, standing: &Standing) -> Response {
             describe(&mut headers, &about);
             with(StatusCode::OK, headers, Body::from(body))
         }
-        Reply::Stream { mut pump, about } => {
-            pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), true));
-            event_stream(&mut headers);
+        Reply::Stream { mut pump, about, plain } => {
+            pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), plain.is_none()));
+            match plain {
+                Some(plain) => headers.extend(plain),
+                None => event_stream(&mut headers),
+            }
             describe(&mut headers, &about);
             with(StatusCode::OK, headers, Body::from_stream(unfold(pump, next)))
         }
@@ -94,8 +96,7 @@ pub(super) fn late(running: Running, standing: &Standing) -> Response {
     let mut headers = admission::headers(standing);
     event_stream(&mut headers);
     // The first comment goes out at once: it carries the head of the answer.
-    let body =
-        unfold(Late::First(running), |late| async { late.next().await.map(|(bytes, late)| (Ok::<_, Infallible>(bytes), late)) });
+    let body = unfold(Late::First(running), Late::next);
     with(StatusCode::OK, headers, Body::from_stream(body))
 }
 
@@ -107,15 +108,15 @@ enum Late {
 }
 
 impl Late {
-    async fn next(self) -> Option<(Bytes, Self)> {
+    async fn next(self) -> Option<(Result<Bytes, Cut>, Self)> {
         let comment = Bytes::from_static(COMMENT);
         match self {
-            Self::First(running) => Some((comment, Self::Waiting(running))),
+            Self::First(running) => Some((Ok(comment), Self::Waiting(running))),
             Self::Waiting(mut running) => {
                 tokio::select! {
                     biased;
                     ran = &mut running => Self::came(ran).await,
-                    () = sleep(KEEP_ALIVE) => Some((comment, Self::Waiting(running))),
+                    () = sleep(KEEP_ALIVE) => Some((Ok(comment), Self::Waiting(running))),
                 }
             }
             Self::Streaming(mut pump) => pump.next().await.map(|bytes| (bytes, Self::Streaming(pump))),
@@ -123,7 +124,7 @@ impl Late {
         }
     }
 
-    async fn came(ran: Result<Reply, Stopped>) -> Option<(Bytes, Self)> {
+    async fn came(ran: Result<Reply, Stopped>) -> Option<(Result<Bytes, Cut>, Self)> {
         match ran {
             Ok(Reply::Stream { mut pump, .. }) => {
                 pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), true));
@@ -136,7 +137,7 @@ impl Late {
                     call.answered(StatusCode::OK.as_u16(), true);
                     call.broke(stopped.error.label());
                 }
-                Some((stopped.error.event(surface, 0), Self::Over))
+                Some((Ok(stopped.error.event(surface, 0)), Self::Over))
             }
         }
     }
@@ -144,8 +145,8 @@ impl Late {
 
 async fn next(
     mut pump: Box<Pump<upstream::Answer, Watched>>,
-) -> Option<(Result<Bytes, Infallible>, Box<Pump<upstream::Answer, Watched>>)> {
-    pump.next().await.map(|bytes| (Ok(bytes), pump))
+) -> Option<(Result<Bytes, Cut>, Box<Pump<upstream::Answer, Watched>>)> {
+    pump.next().await.map(|bytes| (bytes, pump))
 }
 
 fn event_stream(headers: &mut HeaderMap) {
@@ -157,7 +158,7 @@ fn event_stream(headers: &mut HeaderMap) {
 
 fn describe(headers: &mut HeaderMap, about: &About) {
     let mut text = |name: HeaderName, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
+        if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
             headers.insert(name, value);
         }
     };

@@ -88,6 +88,7 @@ async fn on_lane(
     mut call: Call,
 ) -> Result<Reply, Box<Failed>> {
     let rule = lane.provider.config.retry;
+    let tries = if ask.request.is_once() { 1 } else { rule.attempts };
     let (mut tried, mut keys) = (0, 1);
     loop {
         let failed = match hedge::attempt(house, ask, (lane, running), others, call).await {
@@ -103,7 +104,7 @@ async fn on_lane(
             Then::Again if !is_better_elsewhere(ask, lane, others, &failed) => {
                 tried += 1;
                 let wait = pause((rule.base, rule.max), tried, failed.error.wait(), fastrand::f64());
-                wait.filter(|wait| tried < rule.attempts && !ask.is_over_in(*wait) && is_within_budget(house, lane))
+                wait.filter(|wait| tried < tries && !ask.is_over_in(*wait) && is_within_budget(house, lane))
             }
             Then::Again | Then::OtherKey | Then::Next | Then::Stop => None,
         };

@@ -212,6 +212,11 @@ impl Stream {
         }
     }
 
+    /// All that is left of an answer that is no events, and how it ended.
+    pub async fn bytes(mut self) -> (bytes::Bytes, End) {
+        soon("an answer's bytes", self.connection.reader.rest()).await
+    }
+
     /// The next data line's content.
     pub async fn data(&mut self) -> Option<String> {
         while let Some(heard) = self.next().await {
