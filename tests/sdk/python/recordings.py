@@ -19,6 +19,7 @@ import urllib.request
 import openai
 
 import said
+from native import native_of
 from reasons import opinion_of, why_it_differs
 from recorded import AWS, recordings
 from said import Choice, Failed, Said, Unspoken
@@ -185,11 +186,16 @@ WORDS = [
 ]
 
 
-def expected_error(recording):
-    """The class of the exception that a recorded error must raise."""
+def expected_status(recording):
+    """The status that a client must see of a recorded error."""
     text = recording.body.decode("utf-8", "replace") + recording.headers.get("x-amzn-errortype", "")
     status = next((status for status, words in WORDS if re.search(words, text)), recording.status)
-    status = MEANS.get(status, status)
+    return MEANS.get(status, status)
+
+
+def expected_error(recording):
+    """The class of the exception that a recorded error must raise."""
+    status = expected_status(recording)
     return CLASSES.get(status, "InternalServerError" if status >= 500 else "APIStatusError")
 
 
@@ -213,6 +219,7 @@ class Tally:
         self.passed, self.all = collections.Counter(), collections.Counter()
         self.failures, self.unspoken, self.plays = [], [], 0
         self.elsewhere = collections.Counter()
+        self.carried = collections.Counter()
         self.booked = collections.Counter()
         self.opinions = collections.defaultdict(list)
 
@@ -223,7 +230,12 @@ class Tally:
             self.failures.append((f"{recording.folder}/{recording.name}", problem))
 
     def check(self, recording):
+        native = native_of(recording, KINDS)
+        if native:
+            self.check_carried(recording, native)
         wire = wire_of(recording, KINDS)
+        if wire is None and native:
+            return
         if wire is None:
             self.elsewhere[endpoint_of(recording)] += 1
             return
@@ -236,6 +248,41 @@ class Tally:
         except Exception as fault:
             problem = f"{type(fault).__name__}: {fault}"
         self.note(recording, problem)
+
+    def check_carried(self, recording, native):
+        try:
+            problem = self.carried_problem(recording, native)
+        except Exception as fault:
+            problem = f"{type(fault).__name__}: {fault}"
+        self.carried[native.endpoint, not problem] += 1
+        if problem:
+            self.failures.append((f"{recording.folder}/{recording.name} at /v1/{native.endpoint}", problem))
+
+    def carried_problem(self, recording, native):
+        model = model_of(recording)
+        unknown = f"{native.kind}-unknown/{model}-{native.endpoint}"
+        if recording.status != 200:
+            play(recording)
+            heard = native.ask(unknown, False).error
+            status = expected_status(recording)
+            return None if heard and heard[1] == status else f"raised {heard} for {status}"
+        try:
+            expected = native.expected(recording)
+        except Failed as reason:
+            play(recording)
+            heard = native.ask(unknown, recording.is_stream)
+            return None if heard.error else f"no error is raised, though the answer says {reason!r:.100}"
+        known = f"{native.kind}/{model}" if expected.usage else unknown
+        for how, pieces in [("as it came", 1), ("in pieces", PIECES)]:
+            play(recording, None, pieces)
+            self.plays += 1
+            heard = native.ask(known, recording.is_stream)
+            if (heard.choices, heard.usage, heard.error) != (expected.choices, expected.usage, None):
+                return f"{how}: {heard!r:.400} for {expected!r:.400}"
+            if expected.usage:
+                self.booked[native.kind, "input"] += expected.usage["input"]
+                self.booked[native.kind, "output"] += expected.usage["output"]
+        return None
 
     def first_problem(self, recording, wire):
         model = model_of(recording)
@@ -322,6 +369,9 @@ def main():
     for folder in sorted(tally.all):
         print(f"{folder:<22}{tally.passed[folder]:>4} / {tally.all[folder]}")
     print(f"{sum(tally.passed.values())} of {sum(tally.all.values())} in {tally.plays} calls; {sum(tally.elsewhere.values())} of other endpoints")
+    for endpoint in sorted({endpoint for endpoint, _ in tally.carried}):
+        passed = tally.carried[endpoint, True]
+        print(f"carried as they are at /v1/{endpoint}: {passed} of {passed + tally.carried[endpoint, False]}")
     for reason, names in tally.opinions.items():
         print(f"second opinion differs in {len(names)}: {reason}")
         for name in names if os.environ.get("VERBOSE") or not reason else []:

@@ -53,7 +53,8 @@ RENAMED = {"alibaba": "dashscope", "ollama": "ollama-openai"}
 FOREIGN = ("anthropic", "bedrock", "cohere", "gemini", "vertex")
 
 
-def _compatible(folder, kinds):
+def compatible_kind(folder, kinds):
+    """The kind whose row of OpenAI's wire answers for a folder."""
     kind = RENAMED.get(folder, folder)
     return kind if kind in kinds and kind not in FOREIGN else "openai-compatible"
 
@@ -62,7 +63,7 @@ def wire_of(recording, kinds):
     """The wire a recording is in; `None` for one of another endpoint."""
     path, folder = urllib.parse.urlsplit(recording.url).path, recording.folder
     if path.endswith("/chat/completions"):
-        return _openai(_compatible(folder, kinds))
+        return _openai(compatible_kind(folder, kinds))
     if path.endswith("/messages"):
         return _anthropic("anthropic")
     if path.endswith(("rawPredict", "RawPredict")):
@@ -74,7 +75,7 @@ def wire_of(recording, kinds):
     if path.endswith("/api/chat"):
         return OLLAMA
     if path.endswith(("/embeddings", "/embed", "mbedContent", "mbedContents", ":predict")):
-        return Wire(folder if folder in FOREIGN or "/api/" in path else _compatible(folder, kinds))
+        return Wire(folder if folder in FOREIGN or "/api/" in path else compatible_kind(folder, kinds))
     if folder == "bedrock" and path.endswith(("/invoke", "/invoke-with-response-stream")):
         return _invoked(recording)
     if path.endswith(("/converse", "/converse-stream")):
@@ -93,12 +94,12 @@ def _shaped(recording, kinds):
     """The wire of an answer that was recorded without its request, by its shape."""
     text, folder = recording.body, recording.folder
     if b"chat.completion" in text or b'"choices"' in text:
-        return _openai(_compatible(folder, kinds))
+        return _openai(compatible_kind(folder, kinds))
     own = {"anthropic": (_anthropic("anthropic"), b'"message'), "bedrock": (BEDROCK, b""), "ollama": (OLLAMA, b'"done"')}
     own |= {"gemini": (_gemini("gemini"), b"candidates"), "cohere": (COHERE, b"finish_reason")}
     wire, mark = own.get(folder, (None, b""))
     if recording.status != 200:
-        return wire or _openai(_compatible(folder, kinds))
+        return wire or _openai(compatible_kind(folder, kinds))
     if b'"embeddings"' in text and folder in (*FOREIGN, "ollama"):
         return Wire(folder)
     return wire if wire and mark in text else None
