@@ -1,5 +1,5 @@
-//! The tables of docs/providers.md are made from the adapters: every feature is asked of every wire, and
-//! what becomes of it is written down. `BLESS=1` writes them anew.
+//! The tables of docs/providers.md, and that of the kinds in docs/configuration.md, are made from the adapters: every
+//! feature is asked of every wire, and what becomes of it is written down. `BLESS=1` writes them anew.
 //! It must not know how an adapter works.
 
 use std::path::Path;
@@ -157,20 +157,40 @@ fn compatible_table() -> String {
     table
 }
 
+/// Where each kind is spoken, and what turns it on.
+fn kinds_table() -> String {
+    let mut table = "| kind | address | key in the environment |\n|---|---|---|\n".to_owned();
+    for wire in providers::all() {
+        let in_region = Account { region: Some("eu-west-1".to_owned()), ..Account::default() };
+        let address = match (wire.base_url(&Account::default()), wire.base_url(&in_region)) {
+            (usual, there) if usual != there => "by `region`".to_owned(),
+            (Some(address), _) => format!("`{address}`"),
+            (None, _) => "needs `base_url`".to_owned(),
+        };
+        let key = wire.key_variable().map_or("–".to_owned(), |variable| format!("`{variable}`"));
+        table += &format!("| {} | {address} | {key} |\n", wire.kind());
+    }
+    table
+}
+
 #[test]
-fn the_page_says_what_the_adapters_do() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/providers.md");
-    let page = std::fs::read_to_string(&path).unwrap();
-    let mut made = page.clone();
-    for (name, table) in [("wires", foreign_table()), ("openai", compatible_table())] {
+fn the_pages_say_what_the_adapters_do() {
+    let tables = [
+        ("docs/providers.md", "wires", foreign_table()),
+        ("docs/providers.md", "openai", compatible_table()),
+        ("docs/configuration.md", "kinds", kinds_table()),
+    ];
+    for (page, name, table) in tables {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        let written = std::fs::read_to_string(&path).unwrap();
         let (begin, end) = (format!("<!-- made by a test: {name} -->\n"), "<!-- end -->");
-        let (head, rest) = made.split_once(&begin).unwrap_or_else(|| panic!("the page has no place for `{name}`"));
+        let (head, rest) = written.split_once(&begin).unwrap_or_else(|| panic!("{page} has no place for `{name}`"));
         let (_, tail) = rest.split_once(end).unwrap();
-        made = format!("{head}{begin}{table}{end}{tail}");
+        let made = format!("{head}{begin}{table}{end}{tail}");
+        if std::env::var_os("BLESS").is_some() {
+            std::fs::write(&path, made).unwrap();
+        } else {
+            assert_eq!(written, made, "{page} is out of date; BLESS=1 writes its tables anew");
+        }
     }
-    if std::env::var_os("BLESS").is_some() {
-        std::fs::write(&path, made).unwrap();
-        return;
-    }
-    assert_eq!(page, made, "docs/providers.md is out of date; BLESS=1 writes its tables anew");
 }

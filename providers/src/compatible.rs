@@ -80,7 +80,7 @@ pub(crate) const MISTRAL: Row = Row {
 };
 
 /// Every provider that speaks OpenAI's wire. A new one is one more row.
-pub(crate) static ROWS: [Row; 31] = [
+pub(crate) static ROWS: [Row; 32] = [
     Row { kind: "openai", serves: OPENAIS, ending: Ending::Marked, ..hosted("https://api.openai.com/v1", "OPENAI_API_KEY") },
     MISTRAL,
     Row { kind: "groq", serves: &[Responses], ..hosted("https://api.groq.com/openai/v1", "GROQ_API_KEY") },
@@ -138,6 +138,12 @@ pub(crate) static ROWS: [Row; 31] = [
         renames: OLDER_LIMIT,
         serves: COMPLETIONS,
         ..hosted("https://integrate.api.nvidia.com/v1", "NVIDIA_API_KEY")
+    },
+    Row {
+        kind: "vercel",
+        renames: OLDER_LIMIT,
+        serves: &[Embeddings, Responses],
+        ..hosted("https://ai-gateway.vercel.sh/v1", "AI_GATEWAY_API_KEY")
     },
     // Not `GITHUB_TOKEN`: that is set wherever GitHub's own tools run, and would turn this on unasked.
     Row { kind: "github", ..hosted("https://models.github.ai/inference", "GITHUB_MODELS_API_KEY") },

@@ -60,6 +60,7 @@ fn row(provider: &str) -> &'static dyn Provider {
     let kind = match provider {
         "alibaba" => "dashscope",
         "ollama" => "ollama-openai",
+        "vercel_gateway" => "vercel",
         known if providers::provider(known).is_some_and(|row| row.serves(Endpoint::Chat)) && known != "gemini" => known,
         _ => "openai-compatible",
     };

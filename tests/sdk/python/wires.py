@@ -48,7 +48,7 @@ COHERE = Wire("cohere", lambda recording: said.cohere_answer(recording.events())
 OLLAMA = Wire("ollama", lambda recording: said.ollama_answer(_second(recording)), said.ollama)
 
 # Kinds under another name than the recordings have.
-RENAMED = {"alibaba": "dashscope", "ollama": "ollama-openai"}
+RENAMED = {"alibaba": "dashscope", "ollama": "ollama-openai", "vercel_gateway": "vercel"}
 # Those that also, or only, speak a wire of their own.
 FOREIGN = ("anthropic", "bedrock", "cohere", "gemini", "vertex")
 
