@@ -174,9 +174,9 @@ async fn a_stream_that_was_cut_ends_with_an_error_in_the_words_of_its_api() {
                 assert_eq!((&last["error"]["code"], named), (&json!("upstream_stream_error"), false));
             }
             Native::Responses => {
-                let wished = json!({"type": "error", "sequence_number": 7, "code": "upstream_stream_error",
+                let wished = json!({"type": "error", "sequence_number": 8, "code": "upstream_stream_error",
                     "message": "the provider ended the stream before it was complete", "param": null});
-                assert_eq!((last, named), (&wished, true), "the next number after two openings and five words");
+                assert_eq!((last, named), (&wished, true), "the next number after three openings and five words");
             }
             Native::Messages => {
                 let wished = json!({"type": "error", "error": {"type": "api_error",

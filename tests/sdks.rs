@@ -9,11 +9,14 @@ use serde_json::json;
 
 use crate::support::dialect::{called, openai, said, usage};
 use crate::support::gateway::Gateway;
+use crate::support::native::Native;
 use crate::support::provider::{Exchange, FakeProvider, Reply, Step};
 use crate::support::{skip, words};
 
 const KEY: &str = "sdk-key-may-all";
 const POOR_KEY: &str = "sdk-key-may-nothing";
+/// Bytes that are no text.
+const SOUND: &[u8] = b"ID3\x00\xff\xfe\r\n\r\ndata: x";
 const PACED_KEY: &str = "sdk-key-one-a-second";
 
 fn answer(exchange: &Exchange, pieces: &[crate::support::dialect::Piece], text: &str) -> Reply {
@@ -42,11 +45,42 @@ async fn provider() -> FakeProvider {
         steps.push(Step::HangUp);
         Reply::stream(steps)
     });
+    fake.on("native", |exchange| {
+        let native = if exchange.path.ends_with("/responses") { Native::Responses } else { Native::Completions };
+        native.answer(exchange, 12, Some(&native.bill([17, 12, 0, 0])))
+    });
+    fake.on("native-cut", |_| {
+        let native = Native::Responses;
+        Reply::stream([native.opening(None), native.said(5), vec![Step::HangUp]].concat())
+    });
+    let picture = json!({"created": 1_760_000_000, "data": [{"b64_json": "QUFB"}]});
+    fake.on("picture", move |_| Reply::json(200, &picture));
+    fake.on("sound", |_| Reply::whole(200, "audio/mpeg", SOUND));
+    fake.on("", passed_on);
     fake.on("slow", |exchange| {
         let steps = openai().beginning(exchange, &said(400), None);
         Reply::stream(steps.into_iter().flat_map(|step| [step, Step::Pause(Duration::from_millis(40))]).collect())
     });
     fake
+}
+
+/// Answers to what names no model, or names it in a form.
+fn passed_on(exchange: &Exchange) -> Reply {
+    let sent = String::from_utf8_lossy(&exchange.body);
+    let file = json!({"id": "file-1", "object": "file", "bytes": 5, "created_at": 1_760_000_000, "filename": "a.jsonl",
+        "purpose": "batch", "status": "processed"});
+    let has = |part: &str| sent.contains(part);
+    match (exchange.head.first_line.split(' ').next().unwrap_or_default(), exchange.path.as_str()) {
+        ("POST", "/v1/audio/transcriptions") if has("plain") && !has("sdk/plain") && has("ID3-not-much") => {
+            Reply::json(200, &json!({"text": "not much", "usage": {"type": "duration", "seconds": 1}}))
+        }
+        ("POST", "/v1/files") if has("purpose") && has("{\"custom_id\":1}") => Reply::json(200, &file),
+        ("GET", "/v1/files?limit=1") => Reply::json(200, &json!({"object": "list", "data": [file], "has_more": false})),
+        ("GET", "/v1/files/file-1/content") => Reply::whole(200, "application/octet-stream", SOUND),
+        ("DELETE", "/v1/files/file-1") => Reply::json(200, &json!({"id": "file-1", "object": "file", "deleted": true})),
+        ("POST", "/v1/moderations") => Reply::json(200, &json!({"id": "modr-1", "model": "m", "results": [{"flagged": false}]})),
+        other => Reply::json(400, &json!({"error": {"message": format!("not as it should be: {other:?}"), "type": "x"}})),
+    }
 }
 
 async fn passes(program: PathBuf, script: &str) {

@@ -81,6 +81,12 @@ impl Native {
                             "item": {"id": "msg_fake", "type": "message", "role": "assistant", "content": []}}),
                         0,
                     ),
+                    self.event(
+                        &json!({"type": "response.content_part.added", "sequence_number": 2, "item_id": "msg_fake",
+                            "output_index": 0, "content_index": 0,
+                            "part": {"type": "output_text", "text": "", "annotations": []}}),
+                        0,
+                    ),
                 ]
             }
             Self::Messages => {
@@ -103,7 +109,7 @@ impl Native {
         let word = |(n, word): (usize, String)| match self {
             Self::Completions => json!({"id": "cmpl-fake", "object": "text_completion", "created": 1_760_000_000, "model": "m",
                 "choices": [{"text": word, "index": 0, "logprobs": null, "finish_reason": null}], "usage": null}),
-            Self::Responses => json!({"type": "response.output_text.delta", "sequence_number": n + 2, "item_id": "msg_fake",
+            Self::Responses => json!({"type": "response.output_text.delta", "sequence_number": n + 3, "item_id": "msg_fake",
                 "output_index": 0, "content_index": 0, "delta": word, "logprobs": []}),
             Self::Messages => {
                 json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}})

@@ -3,7 +3,7 @@
 // that may use none of them). It must not know the gateway or what stands behind it.
 
 import assert from "node:assert/strict";
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 
 const messages = [{ role: "user", content: "Say some words." }];
 const lookUp = {
@@ -132,6 +132,37 @@ async function aCutStreamIsAnError() {
   assert.equal(words, 5);
 }
 
+async function completionsAndResponses() {
+  const completion = await gateway.completions.create({ model: "sdk/native", prompt: "Say some words." });
+  assert.deepEqual([count(completion.choices[0].text), completion.usage.completion_tokens], [12, 12]);
+  const stream = gateway.responses.stream({ model: "sdk/native", input: "Say some words." });
+  let text = "";
+  for await (const event of stream) text += event.type === "response.output_text.delta" ? event.delta : "";
+  assert.equal(count(text), 12);
+  const answer = await gateway.responses.create({ model: "sdk/native", input: "Say some words." });
+  assert.deepEqual([count(answer.output_text), answer.usage.output_tokens], [12, 12]);
+  const events = [];
+  for await (const event of await gateway.responses.create({ model: "sdk/native-cut", input: "Hi", stream: true })) events.push(event);
+  assert.deepEqual([events.at(-1).type, events.at(-1).sequence_number, events.length], ["error", 8, 9]);
+}
+
+async function whatIsPassedOn() {
+  const sound = Buffer.from("ID3\0\xff\xfe\r\n\r\ndata: x", "latin1");
+  const bytes = async (response) => Buffer.from(await response.arrayBuffer());
+  const file = await toFile(Buffer.from("ID3-not-much"), "a.mp3");
+  const said = await gateway.audio.transcriptions.create({ file, model: "sdk/plain" });
+  assert.equal(said.text, "not much");
+  const spoken = await gateway.audio.speech.create({ model: "sdk/sound", voice: "alloy", input: "Not much." });
+  assert.deepEqual(await bytes(spoken), sound);
+  const lines = await toFile(Buffer.from('{"custom_id":1}'), "a.jsonl");
+  const there = new OpenAI({ baseURL: process.env.GATEWAY.replace("/v1", "/sdk/v1"), apiKey: process.env.KEY, maxRetries: 0 });
+  for (const { files } of [gateway, there]) {
+    assert.equal((await files.create({ file: lines, purpose: "batch" })).id, "file-1");
+    assert.deepEqual(await bytes(await files.content("file-1")), sound);
+    assert.ok((await files.delete("file-1")).deleted);
+  }
+}
+
 async function clientAbort() {
   const stream = await gateway.chat.completions.create({ model: "sdk/slow", messages, stream: true });
   let chunks = 0;
@@ -152,6 +183,8 @@ const checks = [
   errors,
   waitsAsTold,
   aCutStreamIsAnError,
+  completionsAndResponses,
+  whatIsPassedOn,
   clientAbort,
 ];
 for (const check of checks) {

@@ -158,6 +158,38 @@ def a_cut_stream_is_an_error():
     raise AssertionError("a cut stream looked complete")
 
 
+def completions_and_responses():
+    answer = gateway.completions.create(model="sdk/native", prompt="Say some words.")
+    assert (len(answer.choices[0].text.split()), answer.usage.completion_tokens) == (12, 12), answer
+    chunks = gateway.completions.create(model="sdk/native", prompt="Say some words.", stream=True)
+    assert len("".join(chunk.choices[0].text for chunk in chunks).split()) == 12
+    answer = gateway.responses.create(model="sdk/native", input="Say some words.")
+    assert (len(answer.output_text.split()), answer.usage.output_tokens) == (12, 12), answer
+    events = list(gateway.responses.create(model="sdk/native", input="Say some words.", stream=True))
+    text = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert (len(text.split()), events[-1].type, events[-1].response.usage.output_tokens) == (12, "response.completed", 12)
+    events = list(gateway.responses.create(model="sdk/native-cut", input="Say some words.", stream=True))
+    assert (events[-1].type, events[-1].code) == ("error", "upstream_stream_error"), events[-1]
+    assert events[-1].sequence_number == len(events) - 1 == 8, events[-1]
+
+
+def what_is_passed_on():
+    said = gateway.audio.transcriptions.create(model="sdk/plain", file=("a.mp3", b"ID3-not-much"))
+    assert said.text == "not much", said
+    sound = gateway.audio.speech.create(model="sdk/sound", voice="alloy", input="Not much.").read()
+    assert sound == b"ID3\x00\xff\xfe\r\n\r\ndata: x", sound
+    assert gateway.images.generate(model="sdk/picture", prompt="A cat.").data[0].b64_json == "QUFB"
+    assert not gateway.moderations.create(input="A cat.").results[0].flagged
+    there = openai.OpenAI(base_url=BASE_URL.replace("/v1", "/sdk/v1"), api_key=os.environ["KEY"], max_retries=0)
+    for files in (gateway.files, there.files):
+        assert files.create(file=("a.jsonl", b'{"custom_id":1}'), purpose="batch").id == "file-1"
+        assert [file.id for file in files.list(limit=1)] == ["file-1"]
+        assert files.content("file-1").read() == sound
+        assert files.delete("file-1").deleted
+    poor = client(os.environ["POOR_KEY"])
+    raises(openai.PermissionDeniedError, 403, None, lambda: poor.files.list())
+
+
 def client_abort():
     chunks = gateway.chat.completions.create(model="sdk/slow", messages=MESSAGES, stream=True)
     for _, chunk in zip(range(4), chunks):
@@ -177,6 +209,8 @@ if __name__ == "__main__":
         errors,
         waits_as_told,
         a_cut_stream_is_an_error,
+        completions_and_responses,
+        what_is_passed_on,
         client_abort,
     ]
     for check in checks:
