@@ -107,6 +107,30 @@ impl Limits {
         }
     }
 
+    /// As [`Limits::admit`], and in the same step also from those `ahead`, which the call will need in a moment. If they cannot be
+    /// had as well, or others wait for them, it is `None`: they are to be asked for apart.
+    ///
+    /// # Errors
+    /// As [`Limits::admit`], by the first of the two.
+    pub async fn admit_ahead(
+        &self,
+        ledgers: &[Arc<Ledger>],
+        ahead: &[Arc<Ledger>],
+        tokens: u64,
+    ) -> Result<(Permit, Option<Permit>), Denied> {
+        if !ahead.is_empty() && !ahead.iter().any(|ledger| ledger.cell.line.is_formed()) {
+            match self.admit(&[ledgers, ahead].concat(), tokens).await {
+                Ok(permit) => {
+                    let (permit, apart) = permit.split(ahead);
+                    return Ok((permit, Some(apart)));
+                }
+                Err(denied) if denied.reason != Reason::Unavailable && is_by_one_of(&denied, ahead) => {}
+                Err(denied) => return Err(denied),
+            }
+        }
+        Ok((self.admit(ledgers, tokens).await?, None))
+    }
+
     /// As [`Limits::admit`], but where only a place among concurrent calls is missing, waits for one until then: behind those of
     /// this process who wait already, beside those of other replicas. Whoever drops the future has left the line.
     ///
@@ -210,6 +234,10 @@ fn denied(ledgers: &[Arc<Ledger>], refusal: Refusal, degraded: bool) -> Denied {
     }
 }
 
+fn is_by_one_of(denied: &Denied, ledgers: &[Arc<Ledger>]) -> bool {
+    ledgers.iter().any(|ledger| ledger.rule.scope == denied.scope && ledger.name == denied.rule)
+}
+
 /// The rule, and its figure, by which no passing of time can let this call in.
 fn never_fits(ledgers: &[Arc<Ledger>], tokens: u64) -> Option<(usize, Limit)> {
     ledgers.iter().enumerate().find_map(|(index, ledger)| {
@@ -251,6 +279,16 @@ impl Permit {
     #[must_use]
     pub const fn standing(&self) -> Standing {
         self.standing
+    }
+
+    /// Two of one: the second with what was taken from these.
+    fn split(mut self, apart: &[Arc<Ledger>]) -> (Self, Self) {
+        let is_apart = |ledger: &Arc<Ledger>| apart.iter().any(|other| Arc::ptr_eq(ledger, other));
+        let (apart, own) = std::mem::take(&mut self.ledgers).into_iter().partition(is_apart);
+        self.ledgers = own;
+        let Self { at_ms, reserved, used, standing, grant, .. } = self;
+        let apart = Self { house: self.house.clone(), ledgers: apart, at_ms, reserved, used, standing, grant };
+        (self, apart)
     }
 }
 

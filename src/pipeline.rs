@@ -33,6 +33,7 @@ use crate::limits::Standing;
 use crate::meter::{Call, Facts};
 use crate::status::Page;
 use crate::stream::KEEP_ALIVE;
+use admission::Ahead;
 use attempt::{Reply, Stopped};
 pub use origin::{Origin, new_request_id};
 pub use wish::Wish;
@@ -63,6 +64,7 @@ struct Ask {
     request: Arc<ChatRequest>,
     plan: Arc<Plan>,
     standing: Standing,
+    ahead: Ahead,
     /// The caller's name: whose turn it is in a provider's line.
     key: String,
     /// When the client no longer wants an answer, if it said so.
@@ -155,9 +157,9 @@ async fn let_in(house: &House, wish: &Wish, request: Request<Body>, address: IpA
             Error::new(Kind::Forbidden, "this model has no price here, and calls without a price are refused").param("model")
         );
     }
-    let standing = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
+    let (standing, ahead) = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
-    Ok(Ask { request: Arc::new(request), plan, standing, key, deadline })
+    Ok(Ask { request: Arc::new(request), plan, standing, ahead, key, deadline })
 }
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {

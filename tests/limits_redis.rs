@@ -119,6 +119,116 @@ async fn one_call_is_one_round_trip() {
     assert!(permits.iter().all(Result::is_ok));
 }
 
+/// What is asked while a script is on its way goes together with the next, what ended rides along, and what nobody takes along
+/// goes by itself.
+#[tokio::test]
+async fn what_comes_together_goes_together() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    let ledgers =
+        [Scope::Gateway, Scope::Key].map(|scope| limits.ledger(rule(scope, "group", Some(300), Some(1_000_000), Some(10_000))));
+    let _warm = limits.admit(&ledgers[..1], 0).await;
+    let (before, began) = (server.calls("evalsha"), Instant::now());
+    let asked = futures_util::future::join_all((0..400).map(|_| limits.admit(&ledgers, 100))).await;
+    let passed: Vec<_> = asked.into_iter().flatten().collect();
+    assert_eq!(passed.len(), 299, "in their order, until the gateway's 300 are gone");
+    drop(passed);
+    let leases = || -> u64 { server.ask("ZCARD {choreoai}:key:group:leases") };
+    let tokens = || -> u64 { server.ask("HGET {choreoai}:key:group:window t") };
+    assert!(in_time(async || leases() == 0 && tokens() == 0).await, "{} leases, {} tokens", leases(), tokens());
+    let (scripts, beats) = (server.calls("evalsha") - before, began.elapsed().as_secs() + 2);
+    assert!(scripts <= 40 + beats, "{scripts} scripts for 400 calls and what they gave back");
+}
+
+/// The same calls, one by one in memory and in batches in Redis: the same ones pass, and what ends makes room for the same.
+#[tokio::test]
+async fn a_batch_decides_as_its_questions_one_by_one() {
+    let server = Server::start();
+    let (shared, _) = connect(patient(&server));
+    let alone = Limits::memory();
+    for seed in 0..6 {
+        let mut dice = fastrand::Rng::with_seed(seed);
+        let rules = [
+            rule(Scope::Gateway, &format!("batch-{seed}"), Some(dice.u64(200..900)), Some(dice.u64(20_000..90_000)), None),
+            rule(Scope::Key, &format!("batch-{seed}"), None, Some(dice.u64(10_000..50_000)), Some(dice.u64(5..40))),
+            rule(Scope::Model, &format!("batch-{seed}"), Some(dice.u64(100..900)), None, Some(dice.u64(5..60))),
+        ];
+        let ledgers = [&alone, &shared].map(|limits| rules.clone().map(|rule| limits.ledger(rule)));
+        let mut running = Vec::new();
+        for round in 0..30 {
+            for _ in 0..dice.usize(0..=running.len()) {
+                let (used, permits): (u64, [choreoai::limits::Permit; 2]) = running.swap_remove(dice.usize(0..running.len()));
+                permits.into_iter().for_each(|mut permit| permit.settle(used));
+            }
+            let calls: Vec<(Vec<usize>, u64, u64)> = (0..dice.usize(1..40))
+                .map(|_| ((0..3).filter(|_| dice.u8(..) < 200).collect(), dice.u64(0..1_000), dice.u64(0..1_200)))
+                .collect();
+            let chosen = |of: usize, rules: &[usize]| rules.iter().map(|&rule| ledgers[of][rule].clone()).collect::<Vec<_>>();
+            let together = futures_util::future::join_all(
+                calls.iter().map(async |(rules, tokens, _)| shared.admit(&chosen(1, rules), *tokens).await),
+            );
+            for ((rules, tokens, used), there) in calls.iter().zip(together.await) {
+                let here = alone.admit(&chosen(0, rules), *tokens).await;
+                assert_eq!(here.is_ok(), there.is_ok(), "seed {seed}, round {round}: {tokens} of {rules:?}: {here:?}, {there:?}");
+                if let (Ok(here), Ok(there)) = (here, there) {
+                    running.push((*used, [here, there]));
+                }
+            }
+        }
+    }
+    assert_eq!(shared.state(), BackendState::Shared);
+}
+
+/// Who leaves tells everything first, also what was waiting for company.
+#[tokio::test]
+async fn who_leaves_has_given_everything_back() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    let ledger = [limits.ledger(rule(Scope::Key, "leaving", None, Some(1_000_000), Some(10_000)))];
+    let permits = futures_util::future::join_all((0..100).map(|_| limits.admit(&ledger, 100))).await;
+    assert!(permits.iter().all(Result::is_ok));
+    drop(permits);
+    limits.close().await;
+    assert_eq!(server.ask::<u64>("ZCARD {choreoai}:key:leaving:leases"), 0);
+    assert_eq!(server.ask::<u64>("HGET {choreoai}:key:leaving:window t"), 0);
+}
+
+/// What a call needs of the only provider it can go to is asked in the same step; what is missing there alone is for the line
+/// before the provider to wait for.
+#[tokio::test]
+async fn what_is_needed_in_a_moment_is_asked_ahead() {
+    let server = Server::start();
+    let (limits, _) = connect(patient(&server));
+    let caller = [limits.ledger(rule(Scope::Key, "ahead", Some(3), None, Some(10)))];
+    let provider = [limits.ledger(rule(Scope::Provider, "ahead", Some(1_000), Some(1_000), Some(1)))];
+    let places =
+        || -> [u64; 2] { ["key", "provider"].map(|scope| server.ask(&format!("ZCARD {{choreoai}}:{scope}:ahead:leases"))) };
+    let wide = [Scope::Key, Scope::Provider].map(|scope| [limits.ledger(rule(scope, "wide", None, None, Some(1_000)))]);
+    let _warm = limits.admit_ahead(&wide[0], &wide[1], 100).await;
+    let (before, began) = (server.calls("evalsha"), Instant::now());
+    for _ in 0..100 {
+        let (_, ahead) = limits.admit_ahead(&wide[0], &wide[1], 100).await.expect("room");
+        assert!(ahead.is_some());
+    }
+    let (scripts, beats) = (server.calls("evalsha") - before, began.elapsed().as_secs() + 2);
+    assert!((100..=100 + beats).contains(&scripts), "{scripts} scripts for 100 calls and what they gave back");
+    let (first, ahead) = limits.admit_ahead(&caller, &provider, 100).await.expect("room");
+    let mut ahead = ahead.expect("the provider has room");
+    assert_eq!(first.standing().requests.expect("limited").limit, 3, "a provider's limits are not the caller's");
+    assert_eq!(places(), [1, 1]);
+    let (_second, none) = limits.admit_ahead(&caller, &provider, 100).await.expect("the caller has room");
+    assert!(none.is_none(), "the provider has not");
+    ahead.settle(40);
+    drop(ahead);
+    assert!(in_time(async || places() == [2, 0]).await, "each is given back by itself: {:?}", places());
+    assert_eq!(server.ask::<u64>("HGET {choreoai}:provider:ahead:window t"), 40);
+    drop(first);
+    assert!(in_time(async || places() == [1, 0]).await, "{:?}", places());
+    let (_third, again) = limits.admit_ahead(&caller, &provider, 100).await.expect("room");
+    let denied = limits.admit_ahead(&caller, &provider, 100).await.expect_err("the caller's three are gone");
+    assert_eq!((denied.scope, denied.limit.label(), again.is_some()), (Scope::Key, "rpm", true));
+}
+
 /// A caller who hammers at a full window costs Redis nothing, and is told a wait that counts down.
 #[tokio::test]
 async fn a_full_window_is_not_asked_again() {

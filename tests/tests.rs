@@ -44,6 +44,8 @@ mod limits_server;
 #[cfg(test)]
 mod limits_storm;
 #[cfg(test)]
+mod limits_workers;
+#[cfg(test)]
 mod logs;
 #[cfg(test)]
 mod native;

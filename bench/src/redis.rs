@@ -46,7 +46,7 @@ impl Redis {
     }
 }
 
-/// How many scripts it has run: each is one question of a gateway.
+/// How many scripts it has run: each is one round trip of a gateway, with one question or many.
 ///
 /// # Errors
 /// When it does not answer.

@@ -75,13 +75,13 @@ fn rate_row(text: &mut String, results: &Results, scenario: &Scenario, measured:
     row(text, &format!("{}: thousands a second", scenario.name), cells.collect());
 }
 
-/// Questions to Redis a call.
+/// Scripts that Redis ran a call: each is one round trip.
 fn redis_row(text: &mut String, results: &Results, scenario: &Scenario, measured: &[&str]) {
     let cells = measured.iter().map(|name| {
         let asked = slices(results, scenario, name).filter_map(|slice| Some(slice.redis? as f64 / slice.calls.max(1) as f64));
         median(asked.collect()).map(|asked| format!("{asked:.2}"))
     });
-    row(text, &format!("{}: questions to Redis a call", scenario.name), cells.collect());
+    row(text, &format!("{}: round trips to Redis a call", scenario.name), cells.collect());
 }
 
 type Pick = fn(&Slice) -> Option<Quantiles>;

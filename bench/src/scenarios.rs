@@ -105,7 +105,7 @@ pub struct Slice {
     pub failure: Option<String>,
     /// Processor time of the contestant in nanoseconds; `None` for the provider itself.
     pub cpu_ns: Option<u64>,
-    /// Questions that the contestant's Redis was asked; `None` without one.
+    /// Round trips to the contestant's Redis; `None` without one.
     pub redis: Option<u64>,
     /// From due to the last byte.
     pub whole: Option<Quantiles>,
@@ -171,7 +171,7 @@ impl Scenario {
             Load::Closed { connections } => self.closed(contestant, connections)?,
             Load::Open { per_second, connections } => {
                 let lasts = Duration::from_millis(self.millis);
-                self.open(contestant, Schedule { per_second, connections, lasts })
+                self.open(contestant, Schedule { per_second, connections, lasts })?
             }
         };
         slice.round = round;
@@ -202,12 +202,15 @@ impl Scenario {
         })
     }
 
-    fn open(&self, contestant: &Contestant, schedule: Schedule) -> Slice {
+    fn open(&self, contestant: &Contestant, schedule: Schedule) -> std::io::Result<Slice> {
         let target = contestant.target(self.wire, self.plan, self.request_bytes);
+        let asked = contestant.redis.map(redis::scripts).transpose()?;
         let (start, cpu_before) = (Instant::now(), read_cpu(contestant));
         let seen = open::run(&target, schedule);
         let cpu_after = read_cpu(contestant);
         let mut slice = self.slice(contestant, start.elapsed());
+        let asked_then = contestant.redis.map(redis::scripts).transpose()?;
+        slice.redis = asked_then.zip(asked).map(|(after, before)| after - before);
         slice.calls = seen.whole.len() as u64;
         slice.events = (seen.first_event.len() + seen.event_gap.len()) as u64;
         slice.failures = seen.failures;
@@ -217,7 +220,7 @@ impl Scenario {
         slice.first_event = Quantiles::of(seen.first_event);
         slice.event_delay = Quantiles::of(seen.event_delay);
         slice.event_gap = Quantiles::of(seen.event_gap);
-        slice
+        Ok(slice)
     }
 
     fn slice(&self, contestant: &Contestant, lasted: Duration) -> Slice {

@@ -403,9 +403,8 @@ impl Count {
         }
     }
 
-    /// What is told to callers is about minutes: that is what they pace themselves by.
     fn narrow(&mut self, standing: &mut Standing, rule: &Rule, now_ms: u64, sharers: u64) {
-        if rule.span != Span::Minute {
+        if !rule.is_told() {
             return;
         }
         let now = self.grid.slot_of(now_ms);

@@ -3,7 +3,7 @@
 //!
 //! What is asked while a script is on its way goes together with the next, and what ended calls give back rides in front of
 //! it. Each worker sends its own batches over its own connection, so no question changes threads; what no call waits for is
-//! done on a thread of the limits' own. A worker that is busy must not take its own lateness for Redis': see [`patiently`].
+//! done on a thread of the limits' own. A worker that is busy must not take its own lateness for Redis': see [`line::Flight`].
 //!
 //! All keys of one gateway carry one hash tag, so that the rules of a call (its caller's, its model's, the whole gateway's)
 //! may be taken in one atomic script also on a Redis Cluster. The price: one node of the cluster does all the counting.
@@ -47,6 +47,12 @@ const ORPHANS: usize = 4_096;
 
 /// Leases are renewed once a second at most; shorter ones would end between.
 const SHORTEST_LEASE: Duration = Duration::from_secs(3);
+
+/// See [`Shared::tick`]; shorter where the deadline is.
+const TICK: Duration = Duration::from_millis(10);
+
+/// As [`TICK`], for deadlines that nothing can keep.
+const SHORTEST_TICK: Duration = Duration::from_millis(1);
 
 /// How long leaving may take.
 const LEAVE_WAIT: Duration = Duration::from_millis(500);
@@ -240,6 +246,16 @@ impl Shared {
         self.replicas.load(Ordering::Relaxed)
     }
 
+    /// How often a line looks whether what it sent was answered.
+    fn tick(&self) -> Duration {
+        (self.options.deadline / LOOKS).clamp(SHORTEST_TICK, TICK)
+    }
+
+    /// The deadline in ticks; what is sent between two of them has that of the next.
+    fn patience(&self) -> u32 {
+        u32::try_from(self.options.deadline.as_micros().div_ceil(self.tick().as_micros())).map_or(u32::MAX, |ticks| ticks + 1)
+    }
+
     fn lease_name(&self, lease: u64) -> String {
         format!("{}-{lease}", self.replica)
     }
@@ -282,8 +298,17 @@ impl Shared {
         }
     }
 
-    fn forget(&self, lease: u64) -> bool {
-        self.running().remove(&lease).is_some()
+    /// The call of this lease holds these no longer; says whether it held a place.
+    fn forget(&self, lease: u64, ledgers: &[Arc<Ledger>]) -> bool {
+        let mut running = self.running();
+        let Some(places) = running.get_mut(&lease) else { return false };
+        let held = places.len();
+        places.retain(|place| !ledgers.iter().any(|ledger| Arc::ptr_eq(place, ledger)));
+        let left = places.len();
+        if left == 0 {
+            running.remove(&lease);
+        }
+        left < held
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<u64, Vec<Arc<Ledger>>>> {
@@ -292,7 +317,7 @@ impl Shared {
 
     /// Gives back what a call held: at once for this replica's leases, with the next batch in Redis. Never waits.
     pub(super) fn release(self: &Arc<Self>, ledgers: Vec<Arc<Ledger>>, grant: Grant, reserved: u64, used: u64) {
-        let held = self.forget(grant.lease);
+        let held = self.forget(grant.lease, &ledgers);
         let tokens = i64::try_from(used).unwrap_or(i64::MAX).saturating_sub(i64::try_from(reserved).unwrap_or(i64::MAX));
         let tokens = if self.knows(&grant) { tokens } else { 0 };
         if tokens < 0 {

@@ -104,6 +104,11 @@ impl Rule {
         self.requests.is_none() && self.tokens.is_none() && self.max_concurrent.is_none()
     }
 
+    /// Whether callers are told how it stands: they pace themselves by minutes, and a provider's are not theirs.
+    pub(super) fn is_told(&self) -> bool {
+        self.span == Span::Minute && self.scope != Scope::Provider
+    }
+
     /// What a figure of this rule is called, which was counted without regard to its span.
     pub(super) const fn limit(&self, figure: Limit) -> Limit {
         match (self.span, figure) {

@@ -27,12 +27,17 @@ pub(super) struct Line {
 struct Waiting<'a>(&'a AtomicUsize);
 
 impl Line {
+    /// Whether anybody waits.
+    pub(super) fn is_formed(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
     /// Asks until there is a place, another answer, or the time is over. Whoever finds others waiting waits behind them.
     pub(super) async fn wait<T, F>(&self, until: Instant, ask: impl Fn() -> F) -> Result<T, Denied>
     where
         F: Future<Output = Result<T, Denied>>,
     {
-        if self.waiting.load(Ordering::Relaxed) == 0 {
+        if !self.is_formed() {
             match ask().await {
                 Err(denied) if is_full(&denied) => {}
                 decided => return decided,

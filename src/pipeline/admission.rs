@@ -1,6 +1,7 @@
 //! May this call run now: its ledgers are asked once, and told what it used when it is over.
 //! It must not know how limits are counted.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -10,30 +11,52 @@ use crate::auth::Caller;
 use crate::decimal;
 use crate::error::{Error, Kind};
 use crate::house::{House, Plan};
-use crate::limits::{Denied, Reason, Standing, Window};
+use crate::limits::{Denied, Ledger, Permit, Reason, Standing, Window};
 use crate::meter::Call;
+use crate::router::{self, State};
 
 /// How long a client is told to wait when no wait can help: the span of all limits.
 const A_WHOLE_SPAN: Duration = Duration::from_secs(60);
 
-/// Takes the call from all its ledgers or from none.
+/// A provider's permit that was had ahead of the first attempt there, for that attempt to take.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ahead(Arc<Mutex<Option<Permit>>>);
+
+impl Ahead {
+    pub(super) fn take(&self) -> Option<Permit> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Takes the call from all its ledgers or from none. Where one provider is all it can go to, what the first attempt needs
+/// of that is asked in the same step.
 pub(super) async fn admit(
     house: &House,
     caller: Option<&Caller>,
     request: &ChatRequest,
     plan: &Plan,
     call: &mut Call,
-) -> Result<Standing, Error> {
+) -> Result<(Standing, Ahead), Error> {
     let ledgers = house.ledgers(caller, &request.model, plan);
     if ledgers.is_empty() {
-        return Ok(Standing::default());
+        return Ok(Default::default());
     }
     let account = plan.lanes.first().map(|place| &place.target.account);
     let tokens = account.map_or(0, |account| account.reservation(request));
-    let mut permit = house.limits.admit(&ledgers, tokens).await.map_err(|denied| refusal(house, &denied))?;
+    let admitted = house.limits.admit_ahead(&ledgers, of_the_only_provider(plan, request), tokens).await;
+    let (mut permit, ahead) = admitted.map_err(|denied| refusal(house, &denied))?;
     let standing = permit.standing();
     call.when_over(Box::new(move |used| permit.settle(used)));
-    Ok(standing)
+    Ok((standing, Ahead(Arc::new(Mutex::new(ahead)))))
+}
+
+/// The ledgers of the provider that the call goes to, when that is certain, and nobody waits in line there.
+fn of_the_only_provider<'a>(plan: &'a Plan, request: &ChatRequest) -> &'a [Arc<Ledger>] {
+    let [place] = plan.lanes.as_slice() else { return &[] };
+    let lane = &place.target;
+    let is_waited_for = lane.provider.queue.as_ref().is_some_and(|queue| queue.waiting() > 0);
+    let may_go = lane.serves(request.endpoint) && lane.target.breaker.state(router::now()) == State::Closed;
+    if may_go && !is_waited_for { &lane.provider.ledgers } else { &[] }
 }
 
 /// A refusal by one of the gateway's limits, counted and worded.

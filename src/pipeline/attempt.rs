@@ -203,9 +203,10 @@ async fn enter(house: &House, ask: &Ask, lane: &Lane) -> Result<(Option<Slot>, O
         }
         None => None,
     };
-    let permit = match lane.provider.ledgers.as_slice() {
-        [] => None,
-        ledgers => {
+    let permit = match (ask.ahead.take(), lane.provider.ledgers.as_slice()) {
+        (Some(permit), _) => Some(permit),
+        (None, []) => None,
+        (None, ledgers) => {
             let admitted = house.limits.admit_in_turn(ledgers, lane.account.reservation(&ask.request), until).await;
             let refused = |denied| (admission::refusal(house, &denied), (Then::Next, Some(Reason::RateLimit)));
             Some(admitted.map_err(refused)?)

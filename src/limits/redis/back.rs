@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Grant, Shared, UNTOLD};
+use super::{Grant, UNTOLD};
 use crate::limits::ledger::Ledger;
 
-/// How long what a call gives back waits for questions to ride with, where nobody is likely to be refused for want of it.
+/// How long what a call gives back waits for questions to ride with, and for the clock that looks after it: a tick more at most.
 const RIDE: Duration = Duration::from_millis(10);
 
 /// What a call that ended gives back. Calls and tokens are changes: below zero gives back, above zero charges.
@@ -33,15 +33,13 @@ struct Waiting {
     since: Option<Instant>,
     /// They go now, whether anybody asks or not.
     urgent: bool,
-    /// Somebody sees to it that they do not wait too long.
-    watched: bool,
 }
 
 /// What is to be done for what was put there.
 pub(super) enum Then {
     /// It will be taken along.
     Nothing,
-    /// Somebody has to see to it that it does not wait too long.
+    /// It is the first: somebody has to see to it that they do not wait too long.
     Watch,
     /// It is to be sent now.
     Send,
@@ -56,16 +54,14 @@ impl Backs {
         if waiting.backs.len() >= UNTOLD {
             return Then::Lost;
         }
+        let is_first = waiting.since.is_none();
         waiting.since.get_or_insert_with(Instant::now);
         waiting.backs.push(back);
         waiting.urgent |= urgent;
-        match urgent {
-            true => Then::Send,
-            false if waiting.watched => Then::Nothing,
-            false => {
-                waiting.watched = true;
-                Then::Watch
-            }
+        match (urgent, is_first) {
+            (true, _) => Then::Send,
+            (false, true) => Then::Watch,
+            (false, false) => Then::Nothing,
         }
     }
 
@@ -82,16 +78,16 @@ impl Backs {
         std::mem::take(&mut waiting.backs)
     }
 
-    /// Until when what waits here may wait; `None`: nothing does any more, or what does is to be sent now.
-    fn rest(&self) -> Option<Instant> {
+    /// Whether anything waits here.
+    pub(super) fn wait(&self) -> bool {
+        self.lock().since.is_some()
+    }
+
+    /// Whether what waits here has waited long enough, and is to be sent now.
+    pub(super) fn are_due(&self) -> bool {
         let mut waiting = self.lock();
-        let until = waiting.since.map(|since| since + RIDE);
-        if until.is_some_and(|until| Instant::now() < until) {
-            return until;
-        }
-        waiting.urgent = until.is_some();
-        waiting.watched = false;
-        None
+        waiting.urgent |= waiting.since.is_some_and(|since| since.elapsed() >= RIDE);
+        waiting.urgent
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -99,14 +95,52 @@ impl Backs {
     }
 }
 
-/// Waits until nothing waits any more, or has waited long enough.
-pub(super) async fn watch(shared: &Shared) {
-    let mut until = Instant::now() + RIDE;
-    loop {
-        tokio::time::sleep_until(until).await;
-        match shared.backs.rest() {
-            Some(later) => until = later,
-            None => return,
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn back(lease: u64) -> GiveBack {
+        GiveBack { ledgers: Vec::new(), grant: Grant { lease, at_ms: 0, epoch: None }, requests: 0, tokens: 0 }
+    }
+
+    fn leases(backs: &[GiveBack]) -> Vec<u64> {
+        backs.iter().map(|back| back.grant.lease).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_given_back_waits_for_company_but_not_for_long() {
+        let backs = Backs::default();
+        assert!(matches!(backs.push(back(1), false), Then::Watch), "the first is watched for all");
+        assert!(matches!(backs.push(back(2), false), Then::Nothing));
+        assert!(backs.take(9, false).is_empty(), "nobody asks yet");
+        assert_eq!(leases(&backs.take(9, true)), [1, 2], "they ride with who does");
+        assert!(!backs.wait() && !backs.are_due());
+
+        assert!(matches!(backs.push(back(3), false), Then::Watch));
+        tokio::time::advance(RIDE / 2).await;
+        assert!(matches!(backs.push(back(4), false), Then::Nothing));
+        assert!(backs.wait() && !backs.are_due());
+        tokio::time::advance(RIDE / 2).await;
+        assert!(backs.are_due(), "the first has waited long enough");
+        assert_eq!(leases(&backs.take(9, false)), [3, 4], "they go by themselves");
+    }
+
+    #[test]
+    fn what_is_urgent_does_not_wait() {
+        let backs = Backs::default();
+        for lease in 1..=3 {
+            backs.push(back(lease), false);
         }
+        assert!(matches!(backs.push(back(4), true), Then::Send));
+        assert_eq!(leases(&backs.take(3, false)), [1, 2, 3], "all go, the oldest first");
+        assert_eq!(leases(&backs.take(3, false)), [4]);
+        assert!(backs.take(3, false).is_empty());
+    }
+
+    #[test]
+    fn there_is_an_end_to_what_is_kept() {
+        let backs = Backs::default();
+        let lost = (0..=UNTOLD as u64).filter(|lease| matches!(backs.push(back(*lease), false), Then::Lost)).count();
+        assert_eq!(lost, 1);
     }
 }

@@ -4,7 +4,6 @@
 //! A batch goes on when nobody waits for its answers any more, by deadline or because the clients left: what its questions took
 //! is given back, and until it is known what they took, room is left for it.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::line::Carrier;
 use super::question::{Answer, Asking, Question};
 use super::script::{Reply, Ruling, SCRIPTS, Verdicts};
-use super::{GiveBack, Shared, millis, patiently};
+use super::{GiveBack, Shared, millis};
 use crate::limits::ledger::Ledger;
 use crate::limits::memory;
 use crate::limits::rule::Rule;
@@ -29,8 +28,8 @@ const ORPHAN_WAIT: Duration = Duration::from_secs(2);
 /// How far the estimate of Redis' clock may be off before a script that is in time is taken for late.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// How much longer than the deadline a call waits when Redis is only busy: the deadline is Redis', this is ours.
-const OURS: Duration = Duration::from_millis(30);
+/// How many ticks longer than the deadline a call waits when Redis is only busy: the deadline is Redis', this is ours.
+const OURS: u32 = 2;
 
 /// See the head of this file.
 pub(super) struct Batch {
@@ -76,12 +75,12 @@ impl Batch {
             return;
         }
         let (shared, generation, askers) = (self.shared.clone(), self.carrier.generation, std::mem::take(&mut self.askers));
-        let (began_ms, deadline) = (shared.clock.now_ms(), shared.options.deadline);
+        let (began_ms, flight) = (shared.clock.now_ms(), self.carrier.line.take_flight(&shared));
         let mut answering = pin!(self.answers());
-        let mut answers = patiently(deadline, answering.as_mut()).await;
+        let mut answers = flight.watch(shared.patience(), answering.as_mut()).await;
         if answers.is_none() && shared.heard_since(began_ms) {
             // It answers others, so the answer is likely on its way.
-            answers = patiently(OURS, answering.as_mut()).await;
+            answers = flight.watch(OURS, answering.as_mut()).await;
         }
         if let Some(answers) = answers {
             return hand_out(askers, answers, &shared);
@@ -91,9 +90,10 @@ impl Batch {
             let _ = asker.send(Answer::Late);
         }
         let Ok(_place) = shared.orphans.try_acquire() else { return shared.observer.lost(count) };
-        if patiently(deadline, answering.as_mut()).await.is_some() {
+        if flight.watch(shared.patience(), answering.as_mut()).await.is_some() {
             return;
         }
+        drop(flight);
         // One that answered others in time since we asked is busy, not gone.
         if !shared.heard_since(began_ms) {
             shared.link.trip(generation, &"no answer within twice the deadline", &*shared.observer);
@@ -190,9 +190,10 @@ pub(super) struct Named {
 
 impl Named {
     pub(super) fn in_batch(questions: &[Asking], backs: &[GiveBack]) -> Self {
-        let (mut ledgers, mut places) = (Vec::<Arc<Ledger>>::new(), HashMap::new());
+        let mut ledgers = Vec::<Arc<Ledger>>::new();
+        // Searched from the first: most batches name a handful.
         let mut place = |ledger: &Arc<Ledger>| {
-            *places.entry(Arc::as_ptr(ledger)).or_insert_with(|| {
+            ledgers.iter().position(|known| Arc::ptr_eq(known, ledger)).unwrap_or_else(|| {
                 ledgers.push(ledger.clone());
                 ledgers.len() - 1
             })
@@ -204,41 +205,64 @@ impl Named {
 
     /// The script call for these, which are those that name the rules; or for none that give back.
     pub(super) fn command(&self, shared: &Shared, questions: &[Asking], backs: &[GiveBack]) -> Cmd {
-        let keys: Vec<&str> = self.ledgers.iter().flat_map(|ledger| ledger.cell.keys.both()).collect();
-        let mut command = SCRIPTS.count.call(&keys);
-        command
-            .arg(shared.shift.load(Ordering::Relaxed))
-            .arg(shared.redis_ms() + millis(shared.options.deadline + SLACK))
-            .arg(&shared.replica)
-            .arg(millis(shared.options.lease))
-            .arg(millis(memory::CONCURRENCY_RETRY))
-            .arg(backs.len());
+        let mut told = Numbers::default();
+        told.add(shared.shift.load(Ordering::Relaxed))
+            .add(shared.redis_ms() + millis(shared.options.deadline + SLACK))
+            .add(millis(shared.options.lease))
+            .add(millis(memory::CONCURRENCY_RETRY))
+            .count(backs.len());
         for Rule { span, requests, tokens, max_concurrent, .. } in self.ledgers.iter().map(|ledger| &ledger.rule) {
             for figure in [requests, tokens, max_concurrent] {
-                command.arg(figure.map_or(-1, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
+                told.add(figure.map_or(-1, at_most));
             }
-            command.arg(span.grid().slot_ms).arg(span.grid().reach);
+            told.add(at_most(span.grid().slot_ms)).add(at_most(span.grid().reach));
         }
         let mut named = self.by_backs.iter();
         for back in backs {
             // What was taken in an earlier epoch is gone with it.
             let known = i64::from(shared.knows(&back.grant));
-            command.arg(back.grant.at_ms).arg(known * back.requests).arg(known * back.tokens).arg(back.grant.lease);
-            which(&mut command, back.ledgers.len(), &mut named);
+            told.add(at_most(back.grant.at_ms))
+                .add(known * back.requests)
+                .add(known * back.tokens)
+                .add(at_most(back.grant.lease));
+            told.places(back.ledgers.len(), &mut named);
         }
         let mut named = self.by_questions.iter();
         for asking in questions {
-            command.arg(asking.lease()).arg(asking.tokens());
-            which(&mut command, asking.ledgers().len(), &mut named);
+            told.add(at_most(asking.lease())).add(at_most(asking.tokens()));
+            told.places(asking.ledgers().len(), &mut named);
         }
+        let keys: Vec<&str> = self.ledgers.iter().flat_map(|ledger| ledger.cell.keys.both()).collect();
+        let mut command = SCRIPTS.count.call(&keys);
+        command.arg(&shared.replica).arg(told.0);
         command
     }
 }
 
-/// How many rules, and which of them; Lua counts from one.
-fn which<'a>(command: &mut Cmd, count: usize, named: &mut impl Iterator<Item = &'a usize>) {
-    command.arg(count);
-    for place in named.take(count) {
-        command.arg(place + 1);
+/// What the script is told, in numbers of eight bytes each: to read and write them as words costs both sides more than
+/// all the rest.
+#[derive(Default)]
+struct Numbers(Vec<u8>);
+
+impl Numbers {
+    fn add(&mut self, number: i64) -> &mut Self {
+        self.0.extend_from_slice(&number.to_be_bytes());
+        self
     }
+
+    fn count(&mut self, count: usize) -> &mut Self {
+        self.add(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
+    /// How many rules, and which of them; Lua counts from one.
+    fn places<'a>(&mut self, count: usize, named: &mut impl Iterator<Item = &'a usize>) {
+        self.count(count);
+        for place in named.take(count) {
+            self.count(place + 1);
+        }
+    }
+}
+
+fn at_most(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }

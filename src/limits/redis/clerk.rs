@@ -2,6 +2,7 @@
 //! nobody else does.
 //! It must not know how a call is decided; no call ever waits for it.
 
+use std::collections::HashMap;
 use std::fmt::Display;
 use std::ops::ControlFlow;
 use std::pin::pin;
@@ -19,6 +20,7 @@ use super::line::BATCH;
 use super::link::{self, Connection, late};
 use super::script::{SCRIPTS, Script};
 use super::{GiveBack, Grant, Job, Shared, UNTOLD, millis, patiently, tag};
+use crate::limits::ledger::Ledger;
 use crate::limits::memory::Told;
 
 /// How often a replica says that it lives.
@@ -170,8 +172,8 @@ impl Clerk {
         let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
         let lost = known != beat.epoch;
         self.report(shared, connection, lost).await?;
-        // What nobody took along, because Redis was gone for a moment.
-        self.give_back(shared, connection, shared.backs.take(UNTOLD, false)).await?;
+        // What nobody took along, because Redis was gone for a moment, or a worker is.
+        self.give_back(shared, connection, shared.backs.take(UNTOLD, true)).await?;
         if lost || self.renewed.elapsed() >= shared.options.lease / 3 {
             self.renew(shared, connection).await?;
         }
@@ -284,16 +286,20 @@ impl Clerk {
             }
             within(unhurried(shared), &SCRIPTS.renew, connection, command).await?;
         }
-        let ended = {
-            let still = shared.running();
-            running.into_iter().filter(|(lease, _)| !still.contains_key(lease)).collect::<Vec<_>>()
-        };
-        let back = |(lease, ledgers)| {
-            let grant = Grant { lease, at_ms: 0, epoch: None };
-            GiveBack { ledgers, grant, requests: 0, tokens: 0 }
-        };
-        self.give_back(shared, connection, ended.into_iter().map(back).collect()).await
+        self.give_back(shared, connection, ended_since(shared, running)).await
     }
+}
+
+/// The places of calls that ran, and that they hold no longer.
+fn ended_since(shared: &Shared, ran: HashMap<u64, Vec<Arc<Ledger>>>) -> Vec<GiveBack> {
+    let running = shared.running();
+    let ended = ran.into_iter().filter_map(|(lease, mut places)| {
+        let still = running.get(&lease).map_or(&[][..], Vec::as_slice);
+        places.retain(|place| !still.iter().any(|held| Arc::ptr_eq(place, held)));
+        let grant = Grant { lease, at_ms: 0, epoch: None };
+        (!places.is_empty()).then_some(GiveBack { ledgers: places, grant, requests: 0, tokens: 0 })
+    });
+    ended.collect()
 }
 
 fn unhurried(shared: &Shared) -> Duration {

@@ -1,28 +1,43 @@
 -- A batch: calls that ended give back what they held, then calls that come are taken, in their order. Each of them is taken
 -- from every rule it obeys, or from none. What ended makes room for what comes.
 -- KEYS: per rule its window and its leases.
--- ARGV: shift, the latest moment at which anybody still waits for the answers, the replica, how long a lease lives, when to
--- ask again for a place, how many calls ended;
+-- ARGV: the replica; then, in numbers of eight bytes each, big end first:
+-- shift, the latest moment at which anybody still waits for the answers, how long a lease lives, when to ask again for a
+-- place, how many calls ended;
 -- per rule its requests, tokens and concurrent calls, -1 where it does not limit, and its grid;
 -- per call that ended: when it was admitted, the change in calls, the change in tokens, its lease, how many rules, which;
 -- per call that comes: its lease, tokens, how many rules, which.
--- Answer: the time, and nothing more if it is too late for those that come; else per rule the calls and tokens in its window,
--- its newest slot and its running calls, as they are after the whole batch; then per call that comes which of its rules refused
--- (0: none), by which figure, for how long.
-local ms, latest, replica = clock(ARGV[1]), tonumber(ARGV[2]), ARGV[3] .. '-'
-local life, ask_again, ended = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local at = 6
-local function word()
-  at = at + 1
-  return ARGV[at]
+-- Answer, in the same kind of numbers: the time, and nothing more if it is too late for those that come; else per rule the calls
+-- and tokens in its window, its newest slot and its running calls, as they are after the whole batch; then per call that comes
+-- which of its rules refused (0: none), by which figure, for how long.
+local CHUNK = 128
+local function pack(numbers)
+  local parts = {}
+  for from = 1, #numbers, CHUNK do
+    local to = math.min(from + CHUNK - 1, #numbers)
+    parts[#parts + 1] = struct.pack('>' .. string.rep('i8', to - from + 1), unpack(numbers, from, to))
+  end
+  return table.concat(parts)
 end
-local function number() return tonumber(word()) end
+local told, chunk, at = ARGV[2], {}, 0
+local function number()
+  local place = at % CHUNK
+  if place == 0 then
+    local count = math.min(CHUNK, #told / 8 - at)
+    chunk = { struct.unpack('>' .. string.rep('i8', count), told, at * 8 + 1) }
+  end
+  at = at + 1
+  return chunk[place + 1]
+end
+
+local replica, ms, latest = ARGV[1] .. '-', clock(number()), number()
+local life, ask_again, ended = number(), number(), number()
 
 -- Rules that differ only in their figures share a window, and places.
 local rules, windows, places = {}, {}, {}
 for i = 1, #KEYS, 2 do
   local rule = { requests = number(), tokens = number(), concurrent = number() }
-  local grid = grid(word(), word())
+  local grid = grid(number(), number())
   if rule.requests >= 0 or rule.tokens >= 0 then
     windows[KEYS[i]] = windows[KEYS[i]] or roll(KEYS[i], grid, ms)
     rule.window = windows[KEYS[i]]
@@ -36,7 +51,7 @@ for i = 1, #KEYS, 2 do
 end
 
 for _ = 1, ended do
-  local admitted, requests, tokens, lease = number(), number(), number(), replica .. word()
+  local admitted, requests, tokens, lease = number(), number(), number(), replica .. number()
   for _ = 1, number() do
     local rule = rules[number()]
     local window = rule.window
@@ -87,8 +102,8 @@ local function take(rule, lease, tokens)
 end
 
 local verdicts = {}
-while ms <= latest and at < #ARGV do
-  local lease, tokens, asked = replica .. word(), number(), {}
+while ms <= latest and at < #told / 8 do
+  local lease, tokens, asked = replica .. number(), number(), {}
   which, figure, longest = 0, 0, -1
   for index = 1, number() do
     asked[index] = rules[number()]
@@ -109,11 +124,11 @@ for _, set in pairs(places) do
   end
 end
 local answer = { ms }
-if ms > latest then return answer end
+if ms > latest then return pack(answer) end
 for _, rule in ipairs(rules) do
   local window, last = rule.window or { r = 0, t = 0, n = -1 }, #answer
   answer[last + 1], answer[last + 2], answer[last + 3] = window.r, window.t, window.n
   answer[last + 4] = rule.places and rule.places.running or 0
 end
 for _, verdict in ipairs(verdicts) do answer[#answer + 1] = verdict end
-return answer
+return pack(answer)

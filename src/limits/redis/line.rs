@@ -3,19 +3,26 @@
 //!
 //! A worker has a connection of its own, served by its own runtime, so that no question changes threads. Until it is there, and
 //! for everybody who is no worker, there is the one on the limits' own thread.
+//!
+//! What has a deadline is watched by one clock per line, which runs only while there is something to watch: to set a timer for
+//! each batch would wake the worker for each.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
 
-use super::back::{self, Then};
+use super::back::Then;
 use super::batch::Batch;
 use super::link::{self, Connection};
 use super::question::Question;
-use super::{GiveBack, LOOKS, Shared};
+use super::{GiveBack, Shared};
 use crate::limits::observer::BackendState;
 use crate::worker;
 
@@ -37,6 +44,11 @@ pub(super) struct Line {
     gathered: Mutex<Gathered>,
     /// A worker's own connection; `None`: this is no worker's line.
     own: Option<Mutex<Own>>,
+    /// Batches that are on their way and watched.
+    flights: AtomicUsize,
+    /// Whether the line's clock runs.
+    ticking: Mutex<bool>,
+    ticks: Notify,
 }
 
 #[derive(Default)]
@@ -57,19 +69,20 @@ struct Own {
 pub(super) struct Carrier {
     pub(super) multiplexed: MultiplexedConnection,
     pub(super) generation: u64,
-    /// The line whose own it is.
-    line: Option<Arc<Line>>,
+    /// The line that the batch goes by.
+    pub(super) line: Arc<Line>,
+    /// Whether the connection is that line's own.
+    is_own: bool,
 }
 
 impl Carrier {
     /// Takes the connection away if it is a line's own, and says whether it was. Whether Redis is gone is for the common
     /// connection to tell, which the line goes by from now on.
     pub(super) fn lose(&self) -> bool {
-        let own = self.line.as_ref().and_then(|line| line.own.as_ref());
-        if let Some(own) = own {
+        if let Some(own) = self.line.own.as_ref().filter(|_| self.is_own) {
             lock(own).connection = None;
         }
-        own.is_some()
+        self.is_own
     }
 }
 
@@ -79,7 +92,14 @@ impl Line {
         shared.lines.here(|| {
             let runtime = worker::runtime();
             let own = runtime.is_some().then(Mutex::default);
-            Arc::new(Self { runtime: runtime.unwrap_or_else(|| shared.thread.clone()), gathered: Mutex::default(), own })
+            Arc::new(Self {
+                runtime: runtime.unwrap_or_else(|| shared.thread.clone()),
+                gathered: Mutex::default(),
+                own,
+                flights: AtomicUsize::new(0),
+                ticking: Mutex::new(false),
+                ticks: Notify::new(),
+            })
         })
     }
 
@@ -102,13 +122,7 @@ impl Line {
             // While Redis is gone they wait for the clerk.
             Then::Send if shared.state() == BackendState::Shared => self.set_off(shared),
             Then::Nothing | Then::Send => {}
-            Then::Watch => {
-                let (line, shared) = (self.clone(), shared.clone());
-                self.runtime.spawn(async move {
-                    back::watch(&shared).await;
-                    line.set_off(&shared);
-                });
-            }
+            Then::Watch => self.start_clock(shared),
             Then::Lost => shared.observer.lost(1),
         }
     }
@@ -122,15 +136,57 @@ impl Line {
     }
 
     /// Sends batch after batch until there is nothing to send. The next waits for the answer of the one before, so that what
-    /// is asked meanwhile goes together; but no longer than a look, so that a Redis that is late is not waited for twice.
+    /// is asked meanwhile goes together; but no longer than a tick, so that a Redis that is late is not waited for twice.
     async fn carry(self: Arc<Self>, shared: Arc<Shared>) {
-        let look = shared.options.deadline / LOOKS;
         while let Some(batch) = self.next(&shared) {
             let mut putting = Box::pin(batch.put());
-            if timeout(look, putting.as_mut()).await.is_err() {
+            if self.watch(1, putting.as_mut()).await.is_none() {
                 tokio::spawn(putting);
             }
         }
+    }
+
+    /// Has the clock run for a batch that sets off, until what is returned is dropped.
+    pub(super) fn take_flight(self: &Arc<Self>, shared: &Arc<Shared>) -> Flight {
+        self.flights.fetch_add(1, Ordering::Relaxed);
+        self.start_clock(shared);
+        Flight(self.clone())
+    }
+
+    fn start_clock(self: &Arc<Self>, shared: &Arc<Shared>) {
+        if !std::mem::replace(&mut *lock(&self.ticking), true) {
+            self.runtime.spawn(self.clone().tick(shared.clone()));
+        }
+    }
+
+    /// The line's clock: runs while anything is on its way, or waits to be given back.
+    async fn tick(self: Arc<Self>, shared: Arc<Shared>) {
+        loop {
+            sleep(shared.tick()).await;
+            self.ticks.notify_waiters();
+            if shared.backs.are_due() && shared.state() == BackendState::Shared {
+                self.set_off(&shared);
+            }
+            let mut ticking = lock(&self.ticking);
+            // What waits while Redis is gone waits for the clerk.
+            let is_awaited = shared.backs.wait() && shared.state() == BackendState::Shared;
+            if self.flights.load(Ordering::Relaxed) == 0 && !is_awaited {
+                *ticking = false;
+                return;
+            }
+        }
+    }
+
+    /// Waits for so many ticks.
+    async fn watch<F: Future>(&self, ticks: u32, mut future: Pin<&mut F>) -> Option<F::Output> {
+        for _ in 0..ticks {
+            tokio::select! {
+                biased;
+                output = future.as_mut() => return Some(output),
+                () = self.ticks.notified() => {}
+            }
+        }
+        None
     }
 
     fn next(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<Batch> {
@@ -163,14 +219,14 @@ impl Line {
             own.connection.take_if(|connection| connection.generation != common.generation || !is_fresh);
             if let Some(connection) = &own.connection {
                 let Connection { multiplexed, generation, .. } = connection.clone();
-                return Carrier { multiplexed, generation, line: Some(self.clone()) };
+                return Carrier { multiplexed, generation, line: self.clone(), is_own: true };
             }
             if own.tried.is_none_or(|tried| now > tried + TRY_AGAIN) {
                 own.tried = Some(now);
                 self.runtime.spawn(self.clone().connect(shared.clone(), common.clone()));
             }
         }
-        Carrier { multiplexed: common.multiplexed, generation: common.generation, line: None }
+        Carrier { multiplexed: common.multiplexed, generation: common.generation, line: self.clone(), is_own: false }
     }
 
     /// Makes a connection of this line's own to where the common one leads. Where none is to be had, the common one does.
@@ -183,6 +239,23 @@ impl Line {
             }
             Err(error) => tracing::debug!(reason = %error, "a worker has no connection to Redis of its own"),
         }
+    }
+}
+
+/// A batch on its way.
+pub(super) struct Flight(Arc<Line>);
+
+impl Flight {
+    /// Waits for so many ticks of the line's clock. Each begins when the last is over, and an answer that has come is read before
+    /// a tick ends: time in which this thread itself was held up is not held against Redis.
+    pub(super) async fn watch<F: Future>(&self, ticks: u32, future: Pin<&mut F>) -> Option<F::Output> {
+        self.0.watch(ticks, future).await
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.0.flights.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

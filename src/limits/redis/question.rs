@@ -48,8 +48,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         let Some(question) = &self.question else { return };
-        self.shared.forget(self.grant.lease);
         let ledgers = question.ledgers().to_vec();
+        self.shared.forget(self.grant.lease, &ledgers);
         let tokens = -i64::try_from(question.tokens()).unwrap_or(i64::MAX);
         self.shared.tell(GiveBack { ledgers, grant: self.grant, requests: -1, tokens });
     }
@@ -156,7 +156,7 @@ impl Shared {
 /// The room left in the tightest rules, by Redis' count.
 fn standing<'a>(ledgers: &[Arc<Ledger>], sums: impl Iterator<Item = &'a Sum>, ms: i64) -> Standing {
     let mut standing = Standing::default();
-    let minutes = ledgers.iter().zip(sums).filter(|(ledger, _)| ledger.rule.span == Span::Minute);
+    let minutes = ledgers.iter().zip(sums).filter(|(ledger, _)| ledger.rule.is_told());
     for (ledger, sum) in minutes {
         if let Some(limit) = ledger.rule.requests {
             Standing::narrow(&mut standing.requests, window(limit, sum.requests, sum, ms));

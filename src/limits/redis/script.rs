@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Arg, Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value};
+use redis::{Arg, Cmd, ErrorKind, RedisError, RedisResult, ServerErrorKind, ToRedisArgs, Value};
 
 use crate::limits::rule::Limit;
 
@@ -106,7 +106,11 @@ const PER_CALL: usize = 3;
 impl Reply {
     /// Reads the answer about so many calls under so many rules.
     pub(super) fn read(answer: Value, rules: usize, calls: usize) -> RedisResult<Self> {
-        let numbers = Vec::<i64>::from_redis_value(answer)?;
+        let (numbers, _) = match &answer {
+            Value::BulkString(bytes) => bytes.as_chunks(),
+            _ => Default::default(),
+        };
+        let numbers: Vec<i64> = numbers.iter().map(|number| i64::from_be_bytes(*number)).collect();
         match numbers.as_slice() {
             [ms] => Ok(Self { ms: *ms, verdicts: None }),
             [ms, told @ ..] if told.len() == rules * PER_RULE + calls * PER_CALL => {
