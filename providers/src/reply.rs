@@ -49,14 +49,36 @@ pub(crate) fn say_text(text: Option<String>, piece: impl FnOnce(String) -> Piece
     }
 }
 
-/// Writes a streamed answer.
+/// Under what an answer goes out.
 #[derive(Debug)]
-pub struct ChunkWriter {
+struct Name {
     /// The gateway's own id, from which call ids are made.
     own_id: String,
     id: String,
     created: u64,
     model: String,
+}
+
+impl Name {
+    /// The call's, until the wire tells its own.
+    fn new(call: &Call<'_>) -> Self {
+        Self { own_id: call.id.to_owned(), id: call.id.to_owned(), created: call.created, model: call.model.to_owned() }
+    }
+
+    fn identify(&mut self, id: Option<&str>, model: Option<&str>) {
+        if let Some(id) = id.filter(|id| !id.is_empty()) {
+            id.clone_into(&mut self.id);
+        }
+        if let Some(model) = model.filter(|model| !model.is_empty()) {
+            model.clone_into(&mut self.model);
+        }
+    }
+}
+
+/// Writes a streamed answer.
+#[derive(Debug)]
+pub struct ChunkWriter {
+    name: Name,
     wants_usage: bool,
     usage: Option<Usage>,
     choices: Vec<Choice>,
@@ -78,10 +100,7 @@ impl ChunkWriter {
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
         Self {
-            own_id: call.id.to_owned(),
-            id: call.id.to_owned(),
-            created: call.created,
-            model: call.model.to_owned(),
+            name: Name::new(call),
             wants_usage: call.request.wants_usage(),
             usage: None,
             choices: Vec::new(),
@@ -94,12 +113,7 @@ impl ChunkWriter {
         if self.choices.iter().any(|choice| choice.opened) {
             return;
         }
-        if let Some(id) = id.filter(|id| !id.is_empty()) {
-            id.clone_into(&mut self.id);
-        }
-        if let Some(model) = model.filter(|model| !model.is_empty()) {
-            model.clone_into(&mut self.model);
-        }
+        self.name.identify(id, model);
     }
 
     /// What the provider has counted so far; a later one replaces an earlier one.
@@ -160,7 +174,7 @@ impl ChunkWriter {
         emit: &mut dyn FnMut(Event<'_>),
     ) {
         let index = self.choice(choice).calls.len();
-        let id = call_id(id, &self.choices[choice].calls, (&self.own_id, choice));
+        let id = call_id(id, &self.choices[choice].calls, (&self.name.own_id, choice));
         self.choice(choice).calls.push(id.clone());
         self.choice(choice).arguments_seen.push(false);
         let mut call = json!({"index": index, "id": id, "type": "function", "function": {"name": name, "arguments": ""}});
@@ -214,10 +228,10 @@ impl ChunkWriter {
 
     fn envelope(&self, choices: Value) -> Map<String, Value> {
         let mut chunk = Map::new();
-        chunk.insert("id".to_owned(), Value::from(self.id.as_str()));
+        chunk.insert("id".to_owned(), Value::from(self.name.id.as_str()));
         chunk.insert("object".to_owned(), Value::from("chat.completion.chunk"));
-        chunk.insert("created".to_owned(), Value::from(self.created));
-        chunk.insert("model".to_owned(), Value::from(self.model.as_str()));
+        chunk.insert("created".to_owned(), Value::from(self.name.created));
+        chunk.insert("model".to_owned(), Value::from(self.name.model.as_str()));
         chunk.insert("choices".to_owned(), choices);
         chunk
     }
@@ -253,11 +267,7 @@ pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
 /// Writes a whole answer.
 #[derive(Debug)]
 pub struct AnswerWriter {
-    /// The gateway's own id, from which call ids are made.
-    own_id: String,
-    id: String,
-    created: u64,
-    model: String,
+    name: Name,
     choices: Vec<Message>,
     text: String,
 }
@@ -277,24 +287,12 @@ impl AnswerWriter {
     /// A writer for the answer to `call`.
     #[must_use]
     pub fn new(call: &Call<'_>) -> Self {
-        Self {
-            own_id: call.id.to_owned(),
-            id: call.id.to_owned(),
-            created: call.created,
-            model: call.model.to_owned(),
-            choices: Vec::new(),
-            text: String::new(),
-        }
+        Self { name: Name::new(call), choices: Vec::new(), text: String::new() }
     }
 
     /// The provider's own id and model.
     pub fn identify(&mut self, id: Option<&str>, model: Option<&str>) {
-        if let Some(id) = id.filter(|id| !id.is_empty()) {
-            id.clone_into(&mut self.id);
-        }
-        if let Some(model) = model.filter(|model| !model.is_empty()) {
-            model.clone_into(&mut self.model);
-        }
+        self.name.identify(id, model);
     }
 
     /// One piece.
@@ -314,7 +312,7 @@ impl AnswerWriter {
             }
             Piece::ToolStart { id, name, extra } => {
                 self.text.push_str(&name);
-                let id = call_id(id, &message.call_ids, (&self.own_id, choice));
+                let id = call_id(id, &message.call_ids, (&self.name.own_id, choice));
                 message.call_ids.push(id.clone());
                 let mut call = json!({"id": id, "type": "function", "function": {"name": name}});
                 if let Some(members) = call.as_object_mut() {
@@ -341,7 +339,7 @@ impl AnswerWriter {
         let choices: Vec<Value> =
             self.choices.into_iter().enumerate().map(|(index, message)| message.into_choice(index)).collect();
         let mut body = json!({
-            "id": self.id, "object": "chat.completion", "created": self.created, "model": self.model, "choices": choices,
+            "id": self.name.id, "object": "chat.completion", "created": self.name.created, "model": self.name.model, "choices": choices,
         });
         if let (Some(usage), Some(members)) = (&usage, body.as_object_mut()) {
             members.insert("usage".to_owned(), openai_usage(usage));
