@@ -164,9 +164,10 @@ impl From<Endpoint> for Surface {
     }
 }
 
-/// Anthropic's `error.type` for a status: <https://docs.anthropic.com/en/api/errors>.
-fn anthropic_type(status: StatusCode) -> &'static str {
+/// Anthropic's `error.type`, which is by the status but for an empty account: <https://docs.anthropic.com/en/api/errors>.
+fn anthropic_type(kind: Kind, status: StatusCode) -> &'static str {
     match status.as_u16() {
+        _ if kind == Kind::UpstreamQuota => "billing_error",
         401 => "authentication_error",
         403 => "permission_error",
         404 => "not_found_error",
@@ -286,12 +287,12 @@ impl Error {
     }
 
     fn object(&self, surface: Surface) -> Value {
-        let Inner { message, type_name, param, code, status, .. } = &*self.0;
+        let Inner { kind, message, type_name, param, code, status, .. } = &*self.0;
         match surface {
             Surface::OpenAi | Surface::Responses | Surface::Bytes => {
                 json!({"error": {"message": message, "type": type_name, "param": param, "code": code}})
             }
-            Surface::Messages => json!({"type": "error", "error": {"type": anthropic_type(*status), "message": message}}),
+            Surface::Messages => json!({"type": "error", "error": {"type": anthropic_type(*kind, *status), "message": message}}),
         }
     }
 

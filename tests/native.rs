@@ -229,6 +229,21 @@ async fn targets_that_have_no_such_endpoint_are_passed_over_and_broken_ones_left
     assert_eq!(fake.exchanges("c").len(), 0);
 }
 
+/// Anthropic tells it as a wrong request; its clients know a word for it, and nobody's asks again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_empty_account_is_told_in_the_words_of_each_surface() {
+    let (fake, gateway) = house("").await;
+    let poor = json!({"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low"}});
+    fake.on("poor", move |_| Reply::json(400, &poor));
+    let chat = json!({"model": "anthropic/poor", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]});
+    for (path, words) in [("/v1/messages", "billing_error"), ("/v1/chat/completions", "insufficient_quota")] {
+        let answer = Request::new("POST", path).json(&chat).key(KEY).send(gateway.address).await;
+        assert_eq!((answer.status, &answer.json()["error"]["type"]), (429, &json!(words)), "{}", answer.text());
+        assert_eq!(answer.head.header("x-should-retry"), Some("false"), "{path}");
+    }
+    assert_eq!(fake.exchanges("poor").len(), 2, "each call asked once");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anthropics_clients_come_in_with_their_own_header_and_meet_limits_in_their_own_words() {
     let more = "[rate_limit]\ntokens_per_minute = 1000\n";
