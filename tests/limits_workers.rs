@@ -105,3 +105,29 @@ async fn a_broken_connection_of_one_worker_is_no_outage() {
     assert!(in_time(async || leases() <= 1).await, "{} places did not come back", leases());
     assert_eq!(limits.state(), BackendState::Shared);
 }
+
+/// What calls gave back in the last moment of a worker is not forgotten.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_ends_leaves_nothing_behind() {
+    let server = Server::start();
+    let options = RedisOptions { deadline: Duration::from_secs(5), ..RedisOptions::new(server.url()) };
+    let limits = Limits::redis(options, Arc::new(())).unwrap();
+    assert!(in_time(async || limits.state() == BackendState::Shared).await);
+    let ledger = limits.ledger(rule(Scope::Key, "ending", None, Some(1_000_000), Some(1_000)));
+    let (say, ended) = tokio::sync::oneshot::channel();
+    let asking = (limits.clone(), [ledger.clone()]);
+    let work = move || async move {
+        let (limits, ledger) = asking;
+        let permits = futures_util::future::join_all((0..50).map(|_| limits.admit(&ledger, 10))).await;
+        assert!(permits.iter().all(Result::is_ok));
+        drop(permits);
+        say.send(()).unwrap();
+    };
+    worker::start(1, work).unwrap();
+    ended.await.unwrap();
+    let counted = || -> (u64, Option<u64>) {
+        (server.ask("ZCARD {choreoai}:key:ending:leases"), server.ask("HGET {choreoai}:key:ending:window t"))
+    };
+    assert!(in_time(async || ledger.in_flight() == 0 && counted() == (0, Some(0))).await, "{:?}", counted());
+    assert!(limits.admit(&[ledger], 10).await.is_ok());
+}

@@ -131,18 +131,7 @@ impl Line {
     /// now, so what they ask is gathered as well.
     fn set_off(self: &Arc<Self>, shared: &Arc<Shared>) {
         if !std::mem::replace(&mut lock(&self.gathered).carried, true) {
-            self.runtime.spawn(self.clone().carry(shared.clone()));
-        }
-    }
-
-    /// Sends batch after batch until there is nothing to send. The next waits for the answer of the one before, so that what
-    /// is asked meanwhile goes together; but no longer than a tick, so that a Redis that is late is not waited for twice.
-    async fn carry(self: Arc<Self>, shared: Arc<Shared>) {
-        while let Some(batch) = self.next(&shared) {
-            let mut putting = Box::pin(batch.put());
-            if self.watch(1, putting.as_mut()).await.is_none() {
-                tokio::spawn(putting);
-            }
+            self.runtime.spawn(carry(Carrying { line: self.clone(), is_done: false }, shared.clone()));
         }
     }
 
@@ -189,6 +178,7 @@ impl Line {
         None
     }
 
+    /// What is to be sent next; `None`: nothing, and nobody carries any more.
     fn next(self: &Arc<Self>, shared: &Arc<Shared>) -> Option<Batch> {
         let connection = shared.link.connection();
         let mut gathered = lock(&self.gathered);
@@ -240,6 +230,35 @@ impl Line {
             Err(error) => tracing::debug!(reason = %error, "a worker has no connection to Redis of its own"),
         }
     }
+}
+
+/// Who carries what a line gathered.
+struct Carrying {
+    line: Arc<Line>,
+    is_done: bool,
+}
+
+impl Drop for Carrying {
+    /// Where nobody carries on, because the runtime ends or something broke, nobody is left waiting.
+    fn drop(&mut self) {
+        if !self.is_done {
+            let mut gathered = lock(&self.line.gathered);
+            gathered.carried = false;
+            gathered.questions.clear();
+        }
+    }
+}
+
+/// Sends batch after batch until there is nothing to send. The next waits for the answer of the one before, so that what is
+/// asked meanwhile goes together; but no longer than a tick, so that a Redis that is late is not waited for twice.
+async fn carry(mut carrying: Carrying, shared: Arc<Shared>) {
+    while let Some(batch) = carrying.line.next(&shared) {
+        let mut putting = Box::pin(batch.put());
+        if carrying.line.watch(1, putting.as_mut()).await.is_none() {
+            tokio::spawn(putting);
+        }
+    }
+    carrying.is_done = true;
 }
 
 /// A batch on its way.
