@@ -86,6 +86,10 @@ pub fn of(config: &Config) -> Result<String, ConfigError> {
     }
     lines.push("\nroutes".to_owned());
     lines.extend(routes(config));
+    lines.push(match house.account_holder(None) {
+        Some(holder) => format!("  calls that name no model (files, batches, …) go to {holder}"),
+        None => "  calls that name no model (files, batches, …) must name a provider before /v1".to_owned(),
+    });
     lines.push("\nlimits".to_owned());
     lines.extend(limits(config));
     lines.push("\nmodels without a price".to_owned());

@@ -16,7 +16,7 @@ use lines::Lines;
 
 /// The largest frame that is accepted, in bytes. A frame holds at most one answer's images or audio in base64;
 /// the last event of OpenAI's responses holds all of an answer once more.
-pub const MAX_FRAME_BYTES: usize = 16 * 1024 * 1024;
+pub const MAX_FRAME_BYTES: usize = 8 * 1024 * 1024;
 
 /// How a stream of bytes is divided into frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -37,11 +37,33 @@ pub fn input(body: &[u8]) -> Estimate {
         Ok(chat) => request(&mut counter, &chat),
         Err(_) => {
             if let Ok(value) = serde_json::from_slice::<Value>(body) {
-                texts(&mut counter, &value);
+                foreign(&mut counter, &value);
             }
         }
     }
     counter.estimate()
+}
+
+/// A request in the words of another API: its messages in their frames, its tools as a chat would declare them,
+/// and every other text in it.
+fn foreign(counter: &mut Counter, body: &Value) {
+    let list = |name: &str| body.get(name).and_then(Value::as_array);
+    if let Some(messages) = list("messages") {
+        // The role of each is among the texts.
+        counter.fixed(REPLY + (PER_MESSAGE - 1) * messages.len() as u64);
+    }
+    let mut declared = String::new();
+    list("tools").into_iter().flatten().for_each(|tool| declare(&mut declared, tool));
+    declaration(counter, &declared, false);
+    match body {
+        Value::Object(fields) => {
+            fields
+                .iter()
+                .filter(|(name, _)| !["model", "tools"].contains(&name.as_str()))
+                .for_each(|(_, value)| texts(counter, value));
+        }
+        other => texts(counter, other),
+    }
 }
 
 fn request(counter: &mut Counter, chat: &Chat) {
@@ -109,16 +131,24 @@ fn tools(counter: &mut Counter, chat: &Chat) {
     if text.is_empty() {
         return;
     }
-    counter.extras = 1;
     let has_system = chat.messages.iter().any(|message| matches!(message.role.as_str(), "system" | "developer"));
-    counter.fixed(if has_system { TOOLS_MESSAGE - SHARED_FRAME } else { TOOLS_MESSAGE });
-    counter.text("namespace functions {\n\n");
-    counter.text(&text);
-    counter.text("} // namespace functions");
+    declaration(counter, &text, has_system);
     if let Some(ToolChoice::Function(name)) = &chat.tool_choice {
         counter.fixed(PER_MESSAGE);
         counter.text(name);
     }
+}
+
+/// The message that holds these declarations, if there are any.
+fn declaration(counter: &mut Counter, text: &str, has_system: bool) {
+    if text.is_empty() {
+        return;
+    }
+    counter.extras = 1;
+    counter.fixed(if has_system { TOOLS_MESSAGE - SHARED_FRAME } else { TOOLS_MESSAGE });
+    counter.text("namespace functions {\n\n");
+    counter.text(text);
+    counter.text("} // namespace functions");
 }
 
 fn declared(text: &mut String, tool: &Tool) {
@@ -127,15 +157,19 @@ fn declared(text: &mut String, tool: &Tool) {
             let parameters = function.parameters.as_ref();
             declarations::function(text, &function.name, function.description.as_deref(), parameters);
         }
-        None => match tool.other.get("name").and_then(Value::as_str) {
-            // As the Responses and the Messages API declare a function.
-            Some(name) => {
-                let parameters = tool.other.get("parameters").or_else(|| tool.other.get("input_schema"));
-                let description = tool.other.get("description").and_then(Value::as_str);
-                declarations::function(text, name, description, parameters);
-            }
-            None => text.push_str(&Value::Object(tool.other.clone()).to_string()),
-        },
+        None => declare(text, &Value::Object(tool.other.clone())),
+    }
+}
+
+/// A tool as the Responses and the Messages API declare it, or whatever else is one.
+fn declare(text: &mut String, tool: &Value) {
+    let function = tool.get("function").unwrap_or(tool);
+    match function.get("name").and_then(Value::as_str) {
+        Some(name) => {
+            let parameters = function.get("parameters").or_else(|| function.get("input_schema"));
+            declarations::function(text, name, function.get("description").and_then(Value::as_str), parameters);
+        }
+        None => text.push_str(&tool.to_string()),
     }
 }
 

@@ -154,13 +154,13 @@ fn other_endpoints_and_odd_bodies_are_counted_too() {
     for (body, expected) in table {
         assert_eq!(tokens(&body), expected, "{body}");
     }
-    // a part that is unknown here: every text of the body
+    // a part that is unknown here: every text of the body, in the frame of its message
     let odd = json!({"messages": [{"role": "user", "content": [{"type": "hologram", "words": "hello world"}]}]});
-    assert!((3..8).contains(&tokens(&odd)), "{}", tokens(&odd));
+    assert!((9..14).contains(&tokens(&odd)), "{}", tokens(&odd));
     let file = "iVBORw0KGgo".repeat(10_000);
     for embedded in [file.clone(), format!("data:image/png;base64,{file}")] {
         let odd = json!({"messages": [{"role": "user", "content": [{"type": "hologram", "source": embedded}]}]});
-        assert!((1_000..1_010).contains(&tokens(&odd)), "{}", tokens(&odd));
+        assert!((1_006..1_016).contains(&tokens(&odd)), "{}", tokens(&odd));
     }
     assert_eq!(input(b"not json"), Estimate::default());
     assert_eq!(input(b""), Estimate::default());
@@ -208,4 +208,30 @@ fn a_careful_count_is_quick() {
         let _ = count(&hostile);
         assert!(start.elapsed().as_secs() < 5, "{:?} for {:?}…", start.elapsed(), &hostile.chars().next());
     }
+}
+
+#[test]
+fn the_words_of_other_apis_count_as_those_of_a_chat() {
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}});
+    let words = "You are a helpful assistant.";
+    let bare = tokens(&json!({"model": "m", "input": words}));
+    let response = tokens(&json!({"model": "m", "instructions": words, "input": words,
+        "tools": [{"type": "function", "name": "weather", "description": "Tells it", "parameters": parameters}]}));
+    let system = |more: &Value| {
+        let mut body = json!({"model": "m", "system": words, "messages": [{"role": "user", "content": words}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        tokens(&body)
+    };
+    let message = system(&json!({"tools": [{"name": "weather", "description": "Tells it", "input_schema": parameters}]}));
+    let chat = |more: &Value| {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": words}]});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        tokens(&body)
+    };
+    let function = json!({"name": "weather", "description": "Tells it", "parameters": parameters});
+    let declared = chat(&json!({"tools": [{"type": "function", "function": function}]})) - chat(&json!({}));
+    assert_eq!(bare, count(words), "a plain prompt has no frame");
+    assert_eq!(response - 2 * bare, declared, "instructions count as input does, a tool as in a chat");
+    assert_eq!(message - system(&json!({})), declared);
+    assert_eq!(system(&json!({})) - chat(&json!({})), count(words), "so does a system prompt");
 }
