@@ -14,6 +14,7 @@ mod rule;
 mod slots;
 mod turn;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
@@ -85,8 +86,8 @@ impl Limits {
     ///
     /// # Errors
     /// [`Denied`] when one of them has no room; then nothing was taken from any.
-    pub async fn admit(&self, ledgers: &[Arc<Ledger>], tokens: u64) -> Result<Permit, Denied> {
-        let ledgers = memory::in_order(ledgers);
+    pub async fn admit(&self, ledgers: impl Into<Cow<'_, [Arc<Ledger>]>>, tokens: u64) -> Result<Permit, Denied> {
+        let ledgers = memory::in_order(ledgers.into().into_owned());
         if let Some((index, limit)) = never_fits(&ledgers, tokens) {
             let refusal = Refusal { index, limit, wait: Duration::MAX, standing: memory::standing(&ledgers, self.house.clock) };
             return Err(Denied { reason: Reason::TooLarge, retry_after: None, ..denied(&ledgers, refusal, false) });
@@ -114,12 +115,13 @@ impl Limits {
     /// As [`Limits::admit`], by the first of the two.
     pub async fn admit_ahead(
         &self,
-        ledgers: &[Arc<Ledger>],
+        ledgers: impl Into<Cow<'_, [Arc<Ledger>]>>,
         ahead: &[Arc<Ledger>],
         tokens: u64,
     ) -> Result<(Permit, Option<Permit>), Denied> {
+        let ledgers = ledgers.into();
         if !ahead.is_empty() && !ahead.iter().any(|ledger| ledger.cell.line.is_formed()) {
-            match self.admit(&[ledgers, ahead].concat(), tokens).await {
+            match self.admit([&ledgers, ahead].concat(), tokens).await {
                 Ok(permit) => {
                     let (permit, apart) = permit.split(ahead);
                     return Ok((permit, Some(apart)));

@@ -67,6 +67,8 @@ struct Ask {
     ahead: Ahead,
     /// The caller's name: whose turn it is in a provider's line.
     key: String,
+    /// The id of a chat completion whose provider gives none.
+    completion_id: String,
     /// When the client no longer wants an answer, if it said so.
     deadline: Option<tokio::time::Instant>,
 }
@@ -159,7 +161,8 @@ async fn let_in(house: &House, wish: &Wish, request: Request<Body>, address: IpA
     }
     let (standing, ahead) = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
-    Ok(Ask { request: Arc::new(request), plan, standing, ahead, key, deadline })
+    let completion_id = ["chatcmpl-", call.request_id()].concat();
+    Ok(Ask { request: Arc::new(request), plan, standing, ahead, key, completion_id, deadline })
 }
 
 async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {

@@ -16,11 +16,11 @@ mod profile;
 mod program;
 mod sigv4;
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -38,8 +38,6 @@ use crate::config;
 use crate::metrics::{Counter, Metrics};
 use crate::worker::PerWorker;
 
-/// Addresses that are remembered, so that they are read once; a path may name the model.
-const MAX_ADDRESSES: usize = 256;
 /// The largest whole answer that is read, in bytes.
 const MAX_ANSWER_BYTES: usize = 64 * 1024 * 1024;
 
@@ -67,7 +65,6 @@ pub struct Upstream {
     only_http2: bool,
     pools: PerWorker<Arc<Pool>>,
     base_url: String,
-    addresses: RwLock<HashMap<String, Arc<Address>>>,
     credentials: Credentials,
     requests: Counter,
     reused: Counter,
@@ -107,7 +104,6 @@ impl Upstream {
             only_http2: provider.http2_prior_knowledge,
             pools: PerWorker::new(),
             base_url: provider.base_url.clone(),
-            addresses: RwLock::default(),
             credentials,
             requests: Counter::new("requests", "requests sent").map_err(|error| wrong(&error.to_string()))?,
             reused: metrics.upstream_connections_reused.with_label_values(&[&provider.name]),
@@ -121,7 +117,9 @@ impl Upstream {
     /// # Errors
     /// A [`Failure`] when no head came.
     pub async fn send(&self, request: UpstreamRequest, first_byte: Duration, deadline: Instant) -> Result<Answer, Failure> {
-        let address = self.address(&request.path).ok_or(Failure::Connect)?;
+        let pool = self.pools.here(|| Pool::new(Arc::clone(&self.route), self.only_http2, self.created.clone()));
+        let address = pool.address(&request.path, || address(&format!("{}{}", self.base_url, request.path)));
+        let address = address.ok_or(Failure::Connect)?;
         // Room for what the connection adds as well, so that the table is made once.
         let mut headers = HeaderMap::with_capacity(request.headers.len() + 7);
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -135,7 +133,6 @@ impl Upstream {
         *outgoing.method_mut() = request.method;
         *outgoing.headers_mut() = headers;
         self.requests.inc();
-        let pool = self.pools.here(|| Pool::new(Arc::clone(&self.route), self.only_http2, self.created.clone()));
         let first_byte = (Instant::now() + first_byte).min(deadline);
         let answered = timeout_at(first_byte, pool.send(outgoing, &address)).await.map_err(|_| Failure::Timeout)?;
         let (answer, held) = answered.map_err(|unanswered| match unanswered {
@@ -199,20 +196,6 @@ impl Upstream {
         let behind = self.requests.get().saturating_sub(self.created.get()).saturating_sub(self.reused.get());
         self.reused.inc_by(behind);
     }
-
-    fn address(&self, path: &str) -> Option<Arc<Address>> {
-        if let Some(address) = self.addresses.read().unwrap_or_else(PoisonError::into_inner).get(path) {
-            return Some(Arc::clone(address));
-        }
-        let address = Arc::new(address(&format!("{}{path}", self.base_url))?);
-        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
-        if addresses.len() >= MAX_ADDRESSES {
-            // A path may name what is asked for only once.
-            addresses.clear();
-        }
-        addresses.insert(path.to_owned(), Arc::clone(&address));
-        Some(address)
-    }
 }
 
 /// A URL, cleaned up as the URL standard wants it; a name and a password in it are not sent.
@@ -260,8 +243,12 @@ impl Answer {
         let mut first = Bytes::new();
         let mut body = BytesMut::new();
         loop {
-            let next = timeout_at(deadline.min(Instant::now() + idle), self.chunk()).await;
-            let Some(chunk) = next.map_err(|_| Failure::Timeout)?? else { break };
+            // What is there already needs no look at the clock.
+            let next = match self.chunk().now_or_never() {
+                Some(next) => next,
+                None => timeout_at(deadline.min(Instant::now() + idle), self.chunk()).await.map_err(|_| Failure::Timeout)?,
+            };
+            let Some(chunk) = next? else { break };
             if first.is_empty() && body.is_empty() {
                 first = chunk;
                 continue;

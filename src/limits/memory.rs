@@ -166,11 +166,10 @@ impl Cell {
 }
 
 /// The ledgers of one call, each cell once, in the order in which they are locked.
-pub(super) fn in_order(ledgers: &[Arc<Ledger>]) -> Vec<Arc<Ledger>> {
-    let mut ordered = ledgers.to_vec();
-    ordered.sort_unstable_by_key(|ledger| ledger.cell.id);
-    ordered.dedup_by_key(|ledger| ledger.cell.id);
-    ordered
+pub(super) fn in_order(mut ledgers: Vec<Arc<Ledger>>) -> Vec<Arc<Ledger>> {
+    ledgers.sort_unstable_by_key(|ledger| ledger.cell.id);
+    ledgers.dedup_by_key(|ledger| ledger.cell.id);
+    ledgers
 }
 
 /// Takes one call and its tokens from all ledgers, or nothing from any. `ledgers` must come from [`in_order`].

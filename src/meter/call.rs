@@ -63,7 +63,7 @@ pub struct Record {
     pub(super) meter: Meter,
     pub(super) facts: Facts,
     arrived: Instant,
-    route: RouteMetrics,
+    route: Arc<RouteMetrics>,
     pub(super) key: Option<Arc<KeyMetrics>>,
     /// The model label while no target is chosen.
     requested: String,
@@ -383,7 +383,7 @@ impl Record {
         let look_up = || AnswerMetrics::new(metrics, (provider, model), (endpoint, method), status);
         let counted = match &self.account {
             Some(account) => account.answers.get((endpoint, method, status), look_up),
-            None => look_up(),
+            None => Arc::new(look_up()),
         };
         counted.requests.inc();
         counted.duration.observe(self.arrived.elapsed().as_secs_f64());

@@ -43,7 +43,7 @@ pub(super) async fn admit(
     }
     let account = plan.lanes.first().map(|place| &place.target.account);
     let tokens = account.map_or(0, |account| account.reservation(request));
-    let admitted = house.limits.admit_ahead(&ledgers, of_the_only_provider(plan, request), tokens).await;
+    let admitted = house.limits.admit_ahead(ledgers, of_the_only_provider(plan, request), tokens).await;
     let (mut permit, ahead) = admitted.map_err(|denied| refusal(house, &denied))?;
     let standing = permit.standing();
     call.when_over(Box::new(move |used| permit.settle(used)));

@@ -90,9 +90,9 @@ pub(super) struct Times {
 }
 
 impl Times {
-    fn of(ask: &Ask, lane: &Lane) -> Self {
+    fn of(ask: &Ask, lane: &Lane, sent: Instant) -> Self {
         let timeouts = ask.plan.timeouts.or(lane.provider.config.timeouts);
-        let total = Instant::now() + timeouts.total;
+        let total = sent + timeouts.total;
         let deadline = ask.deadline.map_or(total, |deadline| deadline.min(total));
         Self { first_byte: timeouts.first_byte, idle: timeouts.idle, deadline, is_clients: deadline < total }
     }
@@ -120,12 +120,13 @@ pub(super) async fn once(
         Ok(on_settled) => on_settled,
         Err((error, next)) => return Err(Failed::new(call, error, next)),
     };
-    let mut outgoing = match translate(ask, lane, &call) {
+    let mut outgoing = match translate(ask, lane) {
         Ok(outgoing) => outgoing,
         Err(error) => return Err(Failed::new(call, error, STOP)),
     };
     let (framing, dropped) = (outgoing.framing, outgoing.dropped.clone());
-    let (times, sent) = (Times::of(ask, lane), Instant::now());
+    let sent = Instant::now();
+    let times = Times::of(ask, lane, sent);
     let mut under_way = UnderWay { lane: Arc::clone(lane), running, times, sent, key: 0, dropped };
     call.open(&lane.account, &ask.request, on_settled);
     outgoing.headers.extend(call.sent_to(&lane.peer, ask.request.endpoint.operation()));
@@ -173,7 +174,7 @@ type NoPlace = (Error, (Then, Option<Reason>));
 /// A place within the provider's own limits, as what is to be told when the attempt is settled.
 async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, NoPlace> {
     let began = Instant::now();
-    let entering = enter(house, ask, lane);
+    let entering = enter(house, ask, lane, began + lane.provider.config.queue.wait);
     let entered = match ask.deadline {
         Some(deadline) => timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?,
         None => entering.await,
@@ -194,8 +195,7 @@ async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result
 }
 
 /// Through the line before the provider, and then within its limits; both together no longer than the line may last.
-async fn enter(house: &House, ask: &Ask, lane: &Lane) -> Result<(Option<Slot>, Option<Permit>), NoPlace> {
-    let until = Instant::now() + lane.provider.config.queue.wait;
+async fn enter(house: &House, ask: &Ask, lane: &Lane, until: Instant) -> Result<(Option<Slot>, Option<Permit>), NoPlace> {
     let slot = match &lane.provider.queue {
         Some(queue) => {
             let entered = queue.enter(&ask.key).await;
@@ -224,24 +224,18 @@ fn queue_full(house: &House, refused: &QueueRefused) -> Error {
     Error::new(Kind::QueueFull, why).retry_after(Some(refused.retry_after))
 }
 
-fn translate(ask: &Ask, lane: &Lane, call: &Call) -> Result<UpstreamRequest, Error> {
-    with_call(ask, lane, call.request_id(), |wire, call| wire.request(call).map_err(Error::from))
+fn translate(ask: &Ask, lane: &Lane) -> Result<UpstreamRequest, Error> {
+    with_call(ask, lane, |wire, call| wire.request(call).map_err(Error::from))
 }
 
 /// The call as adapters see it.
-fn with_call<T>(
-    ask: &Ask,
-    lane: &Lane,
-    request_id: &str,
-    say: impl FnOnce(&dyn providers::Provider, &providers::Call<'_>) -> T,
-) -> T {
-    let id = format!("chatcmpl-{request_id}");
+fn with_call<T>(ask: &Ask, lane: &Lane, say: impl FnOnce(&dyn providers::Provider, &providers::Call<'_>) -> T) -> T {
     let call = providers::Call {
         endpoint: ask.request.endpoint,
         request: &ask.request,
         model: &lane.target.model,
         account: &lane.provider.config.account,
-        id: &id,
+        id: &ask.completion_id,
         created: unix_seconds(),
         ask_usage: lane.asks_usage(),
     };
@@ -265,7 +259,7 @@ async fn whole(
         Ok(body) => body,
         Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),
     };
-    let translated = with_call(ask, lane, call.request_id(), |wire, call| wire.answer(call, &headers, body));
+    let translated = with_call(ask, lane, |wire, call| wire.answer(call, &headers, body));
     let reported = match translated {
         Ok(_) if ask.request.stream => UpstreamError::new(Class::Server, "the provider did not stream its answer"),
         Err(reported) => reported,
@@ -276,9 +270,11 @@ async fn whole(
             call.whole(&answer);
             call.settle(Outcome::Completed);
             under_way.running.succeeded();
-            lane.target.latency.observe(router::now(), under_way.sent.elapsed());
+            let now = Instant::now();
+            let took = now - under_way.sent;
+            lane.target.latency.observe(now.into_std(), took);
             if ask.plan.hedge.is_some() {
-                lane.target.latency.remember(under_way.sent.elapsed());
+                lane.target.latency.remember(took);
             }
             let about = About::of(lane, &call, under_way.dropped);
             return Ok(Reply::Whole { body: answer.body, about, call });
@@ -305,7 +301,7 @@ async fn stream(
     let plain = (framing == Framing::Pieces).then(|| description(&answer.headers));
     let translator = match &plain {
         Some(_) => Box::new(providers::Plain),
-        None => with_call(ask, &lane, call.request_id(), |wire, call| wire.stream(call)),
+        None => with_call(ask, &lane, |wire, call| wire.stream(call)),
     };
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
     let began = Instant::now();

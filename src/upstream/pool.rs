@@ -2,7 +2,7 @@
 //! and shared ones of HTTP/2, as many as the provider's limit on streams makes needful.
 //! It must not know what is sent, or whether it will be tried again.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
@@ -29,6 +29,8 @@ use crate::metrics::Counter;
 const MAX_IDLE: usize = 1024;
 /// How long an idle connection is kept; less than what load balancers usually allow.
 const IDLE: Duration = Duration::from_secs(55);
+/// Addresses that are remembered, so that they are read once; a path may name the model.
+const MAX_ADDRESSES: usize = 256;
 /// How often it is looked for connections that were idle for too long.
 const SWEEP: Duration = Duration::from_secs(10);
 
@@ -82,6 +84,8 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct State {
+    /// By path.
+    addresses: HashMap<String, Arc<Address>>,
     idle: VecDeque<(http1::SendRequest<Body>, Instant)>,
     shared: Vec<Shared>,
     is_swept: bool,
@@ -142,6 +146,21 @@ impl Pool {
             dialling: tokio::sync::Mutex::default(),
             failed_dials: AtomicU64::new(0),
         })
+    }
+
+    /// The address of a path; `read` reads one that is not known yet.
+    pub(super) fn address(&self, path: &str, read: impl FnOnce() -> Option<Address>) -> Option<Arc<Address>> {
+        let mut state = self.lock();
+        if let Some(address) = state.addresses.get(path) {
+            return Some(Arc::clone(address));
+        }
+        let address = Arc::new(read()?);
+        if state.addresses.len() >= MAX_ADDRESSES {
+            // A path may name what is asked for only once.
+            state.addresses.clear();
+        }
+        state.addresses.insert(path.to_owned(), Arc::clone(&address));
+        Some(address)
     }
 
     /// Sends a request and waits for the head of its answer. A connection that turns out to be closed
