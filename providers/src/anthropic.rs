@@ -9,7 +9,7 @@ mod invoke;
 pub(crate) mod model;
 pub(crate) mod request;
 pub(crate) mod thinking;
-mod usage;
+pub(crate) mod usage;
 pub(crate) mod words;
 
 use bytes::Bytes;

@@ -10,6 +10,8 @@ pub(crate) mod responses;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::error::{Class, UpstreamError};
 use crate::failure;
@@ -29,6 +31,22 @@ fn write_event(out: &mut Vec<u8>, frame: &Frame) {
         out.push(b'\n');
     }
     out.push(b'\n');
+}
+
+/// What the client gets of an event that is not understood: itself, unless it is no JSON.
+fn if_json<'o>(data: &[u8], out: &'o [u8]) -> &'o [u8] {
+    if serde_json::from_slice::<IgnoredAny>(data).is_ok() { out } else { b"" }
+}
+
+/// The type that an event names itself by.
+fn type_of(data: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Typed {
+        #[serde(rename = "type")]
+        kind: Option<Value>,
+    }
+    let typed: Typed = serde_json::from_slice(data).ok()?;
+    typed.kind?.as_str().map(str::to_owned)
 }
 
 /// The facts of a whole answer.

@@ -3,10 +3,14 @@
 //! is what a plain reading of the recording says; and nothing but its own end ends a stream.
 //! It must not use the crate's own reading of these answers.
 
+use std::path::Path;
+
 use providers::frames::Framing;
 use providers::{Account, Call, Endpoint, Provider, Usage};
 use serde_json::Value;
 
+use crate::chance::Chance;
+use crate::dialects::bend;
 use crate::play::{self, Played};
 use crate::recorded::{self, Recording, Tally};
 
@@ -62,6 +66,57 @@ fn recorded_answers_go_through_as_they_are_and_are_understood() {
             check(provider, endpoint, &recording, &mut tally);
         }
         tally.end(&EXCUSED);
+    }
+}
+
+/// The events of a golden stream.
+fn golden(case: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(case);
+    let case: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    match case["response"]["events"].as_array() {
+        Some(events) => events.clone(),
+        None => data(case["response"]["text"].as_str().unwrap()),
+    }
+}
+
+#[test]
+fn bent_streams_go_through_and_only_their_own_end_ends_them() {
+    let known = [
+        ("openai", Endpoint::Responses, golden("openai/responses-stream.json")),
+        ("openai", Endpoint::Responses, golden("openai/responses-stream-failed.json")),
+        ("openai", Endpoint::Completions, golden("openai/completions-stream-usage-asked.json")),
+        ("anthropic", Endpoint::Messages, golden("anthropic/messages-stream.json")),
+    ];
+    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(4_000);
+    let mut chance = Chance(0xd00d);
+    for round in 0..rounds {
+        let (kind, endpoint, mut frames) = chance.pick(&known);
+        for _ in 0..=chance.below(3) {
+            let at = chance.below(frames.len());
+            match chance.below(8) {
+                0 => frames.insert(at, frames[at].clone()),
+                1 if frames.len() > 1 => drop(frames.remove(at)),
+                _ => bend(&mut frames[at], &mut chance),
+            }
+        }
+        let mut text: String = frames.iter().map(|frame| format!("data: {frame}\n\n")).collect();
+        let is_marked = endpoint == Endpoint::Completions;
+        text.push_str(if is_marked { "data: [DONE]\n\n" } else { "" });
+        let provider = providers::provider(kind).unwrap();
+        let (request, account) = (recorded::client(endpoint, true), Account::default());
+        let call = Call { endpoint, ..play::call(&request, "m", &account) };
+        let played = play::stream_cut(provider, &call, Framing::Sse, (text.as_bytes(), 8));
+        assert!(!(played.done && played.error.is_some()), "round {round}: complete and failed at once\n{text}");
+        let got = events(&played);
+        assert!(frames.starts_with(&got), "round {round}: not what came\n{text}\ngot:\n{}", played.bytes);
+        let is_all = got.len() == frames.len() || played.done || played.error.is_some();
+        assert!(is_all, "round {round}: something did not go through\n{text}\ngot:\n{}", played.bytes);
+        let is_end = |event: &Value| {
+            let ends = ["response.completed", "response.incomplete", "response.cancelled", "message_stop"];
+            ends.iter().any(|end| event["type"] == *end)
+        };
+        let has_ended = if is_marked { played.bytes.ends_with("data: [DONE]\n\n") } else { got.last().is_some_and(is_end) };
+        assert_eq!(played.done, has_ended, "round {round}: complete without its end, or not with it\n{text}");
     }
 }
 

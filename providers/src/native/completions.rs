@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{read, unreadable, write_event};
+use super::{if_json, read, unreadable, write_event};
 use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::UpstreamError;
 use crate::event::{Event, Kind};
@@ -30,9 +30,23 @@ struct Completion<'a> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Choice {
-    index: u64,
-    text: Option<String>,
-    finish_reason: Option<String>,
+    index: Option<Value>,
+    text: Option<Value>,
+    finish_reason: Option<Value>,
+}
+
+impl Choice {
+    fn index(&self) -> u64 {
+        self.index.as_ref().and_then(Value::as_u64).unwrap_or(0)
+    }
+
+    fn text(&self) -> &str {
+        self.text.as_ref().and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn has_finished(&self) -> bool {
+        self.finish_reason.as_ref().is_some_and(Value::is_string)
+    }
 }
 
 impl Completion<'_> {
@@ -56,7 +70,7 @@ pub(crate) fn answer(headers: &HeaderMap, body: Bytes) -> Result<Answer, Upstrea
     }
     let Some(choices) = &completion.choices else { return Err(unreadable(headers, &body)) };
     let usage = completion.usage();
-    let said = choices.iter().filter_map(|choice| choice.text.as_deref()).filter(|_| usage.is_none());
+    let said = choices.iter().map(Choice::text).filter(|_| usage.is_none());
     let text = said.collect();
     Ok(Answer { body, usage, text, tool_calls: 0 })
 }
@@ -82,11 +96,11 @@ impl Stream {
 
     /// A choice that was not there yet, or has finished now; whether it finished before.
     fn note(&mut self, choice: &Choice) -> bool {
-        let finishes = choice.finish_reason.is_some();
-        match self.choices.iter_mut().find(|(index, _)| *index == choice.index) {
+        let finishes = choice.has_finished();
+        match self.choices.iter_mut().find(|(index, _)| *index == choice.index()) {
             Some((_, finished)) => std::mem::replace(finished, *finished || finishes),
             None => {
-                self.choices.push((choice.index, finishes));
+                self.choices.push((choice.index(), finishes));
                 false
             }
         }
@@ -98,8 +112,8 @@ impl Stream {
         let mut text = String::new();
         for choice in choices {
             let had_finished = self.note(choice);
-            finished += usize::from(choice.finish_reason.is_some() && !had_finished);
-            text.push_str(choice.text.as_deref().unwrap_or_default());
+            finished += usize::from(choice.has_finished() && !had_finished);
+            text.push_str(choice.text());
         }
         // The chunk that has nothing but the bill is for those who asked for it.
         let is_bill = choices.is_empty() && completion.usage.is_some();
@@ -134,14 +148,14 @@ impl StreamTranslator for Stream {
         if frame.data.trim_ascii() == b"[DONE]" {
             return self.close(true, emit);
         }
+        write_event(&mut self.out, frame);
         let Ok(completion) = serde_json::from_slice::<Completion<'_>>(&frame.data) else {
-            return emit(Event { bytes: b"", kind: Kind::Malformed });
+            return emit(Event { bytes: if_json(&frame.data, &self.out), kind: Kind::Malformed });
         };
         if let Some(error) = completion.failure() {
             self.is_over = true;
             return emit(Event { bytes: b"", kind: Kind::Error(error) });
         }
-        write_event(&mut self.out, frame);
         self.hear(&completion, emit);
     }
 

@@ -8,9 +8,10 @@ use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{read, unreadable, write_event};
+use super::{if_json, read, type_of, unreadable, write_event};
 use crate::anthropic::answer::{self, Listener, MessageStream};
 use crate::anthropic::request::Host;
+use crate::anthropic::usage::Counted;
 use crate::call::{Answer, Call, StreamTranslator};
 use crate::error::{Refusal, UpstreamError};
 use crate::event::{Event, Kind};
@@ -61,8 +62,23 @@ fn betas(call: &Call<'_>) -> Result<Vec<String>, Refusal> {
 /// # Errors
 /// An [`UpstreamError`] when the body is an error or no message.
 pub(crate) fn answer(call: &Call<'_>, body: Bytes) -> Result<Answer, UpstreamError> {
-    let heard = answer::whole(call, &body)?;
-    Ok(Answer { body, ..heard })
+    #[derive(Deserialize)]
+    struct Message {
+        #[serde(rename = "type")]
+        kind: String,
+        usage: Option<Counted>,
+    }
+    match answer::whole(call, &body) {
+        Ok(heard) => Ok(Answer { body, ..heard }),
+        // A message all the same, with something in it that is not known here.
+        Err(error) => match serde_json::from_slice::<Message>(&body) {
+            Ok(Message { kind, usage }) if kind == "message" => {
+                let usage = usage.map(|counted| counted.usage());
+                Ok(Answer { body, usage, text: String::new(), tool_calls: 0 })
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 /// A count of tokens.
@@ -95,37 +111,42 @@ impl Stream {
         Self { heard: MessageStream::new(call), is_over: false, out: Vec::with_capacity(512) }
     }
 
-    /// Lets the client have what is in `out`, once, and tells what `hear` hears.
-    fn pass(&mut self, hear: impl FnOnce(&mut MessageStream, &mut dyn FnMut(Event<'_>)), emit: &mut dyn FnMut(Event<'_>)) {
+    /// Lets the client have the event that is in `out`, once, and tells what it means.
+    fn pass(&mut self, data: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
         let Self { heard, is_over, out } = self;
         if *is_over {
             return;
         }
         let mut bytes: &[u8] = out;
         let mut is_heard = false;
-        hear(heard, &mut |event| {
+        heard.event(data, &mut |event| {
+            if matches!(event.kind, Kind::Malformed) {
+                return;
+            }
             is_heard = true;
             *is_over |= matches!(event.kind, Kind::Error(_) | Kind::Done);
-            let is_for_client = !matches!(event.kind, Kind::Error(_) | Kind::Malformed);
-            let bytes = if is_for_client { std::mem::take(&mut bytes) } else { b"" };
+            let bytes = if matches!(event.kind, Kind::Error(_)) { b"" } else { std::mem::take(&mut bytes) };
             emit(Event { bytes, kind: event.kind });
         });
-        if !is_heard && !bytes.is_empty() {
-            emit(Event { bytes, kind: Kind::Open });
+        if is_heard {
+            return;
+        }
+        // Also a message that never said why it ends has ended when it says that it does.
+        match type_of(data).as_deref() {
+            Some("message_stop") => {
+                *is_over = true;
+                emit(Event { bytes, kind: Kind::Done });
+            }
+            Some(_) => emit(Event { bytes, kind: Kind::Open }),
+            None => emit(Event { bytes: if_json(data, bytes), kind: Kind::Malformed }),
         }
     }
 }
 
 impl Listener for Stream {
     fn event(&mut self, data: &Bytes, emit: &mut dyn FnMut(Event<'_>)) {
-        #[derive(Deserialize)]
-        struct Named {
-            #[serde(rename = "type")]
-            kind: String,
-        }
-        let name = serde_json::from_slice::<Named>(data).ok().map(|named| Bytes::from(named.kind));
-        write_event(&mut self.out, &Frame { name, data: data.clone() });
-        self.pass(|heard, emit| heard.event(data, emit), emit);
+        write_event(&mut self.out, &Frame { name: type_of(data).map(Bytes::from), data: data.clone() });
+        self.pass(data, emit);
     }
 }
 
@@ -134,7 +155,7 @@ impl StreamTranslator for Stream {
     fn frame(&mut self, frame: &Frame, emit: &mut dyn FnMut(Event<'_>)) {
         if frame.data.trim_ascii() != b"[DONE]" {
             write_event(&mut self.out, frame);
-            self.pass(|heard, emit| heard.event(&frame.data, emit), emit);
+            self.pass(&frame.data, emit);
         }
     }
 

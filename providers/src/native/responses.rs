@@ -2,15 +2,13 @@
 //! <https://platform.openai.com/docs/api-reference/responses>.
 //! It must not know requests, nor what came of a response that is read again later.
 
-use std::borrow::Cow;
-
 use bytes::Bytes;
 use http::HeaderMap;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{read, unreadable, write_event};
+use super::{if_json, read, type_of, unreadable, write_event};
 use crate::call::{Answer, StreamTranslator};
 use crate::error::{Class, UpstreamError};
 use crate::event::{Event, Kind};
@@ -19,38 +17,18 @@ use crate::frames::Frame;
 use crate::grammar::usage;
 use crate::usage::{Tier, Usage};
 
-/// A response, whole or as an event tells it.
+/// A response, whole or as an event tells it. What is passed on must not fail for what is not looked at, so
+/// members are of any type until they are.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct Response<'a> {
-    object: Option<Cow<'a, str>>,
-    status: Option<Cow<'a, str>>,
+    object: Option<Value>,
+    status: Option<Value>,
     error: Option<Value>,
     #[serde(borrow)]
     usage: Option<&'a RawValue>,
-    service_tier: Option<Cow<'a, str>>,
-    output: Vec<Item>,
-}
-
-/// One thing that a model made.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Item {
-    #[serde(rename = "type")]
-    kind: String,
-    name: Option<String>,
-    arguments: Option<Value>,
-    input: Option<Value>,
-    content: Option<Vec<Part>>,
-    summary: Option<Vec<Part>>,
-}
-
-/// A part of a message or of a thought.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct Part {
-    text: Option<String>,
-    refusal: Option<String>,
+    service_tier: Option<Value>,
+    output: Option<Value>,
 }
 
 /// One event.
@@ -58,18 +36,22 @@ struct Part {
 #[serde(default)]
 struct Heard<'a> {
     #[serde(rename = "type")]
-    kind: Cow<'a, str>,
+    kind: Option<Value>,
     delta: Option<Value>,
-    item: Option<Item>,
+    item: Option<Value>,
     #[serde(borrow)]
     response: Option<Response<'a>>,
     error: Option<Value>,
 }
 
+/// The last events of a response.
+const ENDS: [&str; 4] = ["response.completed", "response.incomplete", "response.cancelled", FAILED];
+const FAILED: &str = "response.failed";
+
 impl Response<'_> {
     fn usage(&self) -> Option<Usage> {
         let reported = usage::read(self.usage?.get().as_bytes())?;
-        let tier = self.service_tier.as_deref().map(Tier::from_name).unwrap_or_default();
+        let tier = self.service_tier.as_ref().and_then(Value::as_str).map(Tier::from_name).unwrap_or_default();
         Some(Usage { tier, ..reported.usage })
     }
 
@@ -81,26 +63,23 @@ impl Response<'_> {
     }
 }
 
-impl Item {
-    /// Whether the client is to run a tool.
-    fn is_call(&self) -> bool {
-        matches!(self.kind.as_str(), "function_call" | "custom_tool_call")
-    }
+/// The text of a member; empty where it is none.
+fn word<'v>(item: &'v Value, name: &str) -> &'v str {
+    item.get(name).and_then(Value::as_str).unwrap_or_default()
+}
 
-    /// Whether it is still empty when it begins: what it says comes in events of its own.
-    fn begins_empty(&self) -> bool {
-        matches!(self.kind.as_str(), "message" | "reasoning")
-    }
+/// Whether the client is to run a tool.
+fn is_call(item: &Value) -> bool {
+    matches!(word(item, "type"), "function_call" | "custom_tool_call")
+}
 
-    fn say(&self, text: &mut String) {
-        text.push_str(self.name.as_deref().unwrap_or_default());
-        for given in [&self.arguments, &self.input].into_iter().flatten() {
-            text.push_str(given.as_str().unwrap_or_default());
-        }
-        for part in self.content.iter().chain(&self.summary).flatten() {
-            text.push_str(part.text.as_deref().unwrap_or_default());
-            text.push_str(part.refusal.as_deref().unwrap_or_default());
-        }
+/// What an item says, as far as it is words.
+fn say(item: &Value, text: &mut String) {
+    ["name", "arguments", "input"].iter().for_each(|name| text.push_str(word(item, name)));
+    let parts = ["content", "summary"].iter().filter_map(|name| item.get(*name)?.as_array()).flatten();
+    for part in parts {
+        text.push_str(word(part, "text"));
+        text.push_str(word(part, "refusal"));
     }
 }
 
@@ -111,17 +90,19 @@ impl Item {
 pub(crate) fn answer(headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
     let response: Response<'_> = read(headers, &body)?;
     let usage = response.usage();
-    let has_failed = response.status.as_deref() == Some("failed");
+    let is = |member: &Option<Value>, word: &str| member.as_ref().is_some_and(|value| value == word);
+    let has_failed = is(&response.status, "failed");
     if has_failed && usage.is_none() {
         return Err(response.failure());
     }
-    if response.object.as_deref() != Some("response") {
+    if !is(&response.object, "response") {
         return Err(unreadable(headers, &body));
     }
-    let tool_calls = response.output.iter().filter(|item| item.is_call()).count();
+    let output = response.output.as_ref().and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let tool_calls = output.iter().filter(|item| is_call(item)).count();
     let mut text = String::new();
     if usage.is_none() {
-        response.output.iter().for_each(|item| item.say(&mut text));
+        output.iter().for_each(|item| say(item, &mut text));
     }
     drop(response);
     Ok(Answer { body, usage, text, tool_calls })
@@ -143,17 +124,30 @@ impl Stream {
         if let Some(usage) = response.usage() {
             emit(Event { bytes: b"", kind: Kind::Usage(usage) });
         }
-        if kind == "response.failed" {
+        if kind == FAILED {
             return emit(Event { bytes: &self.out, kind: Kind::Error(response.failure()) });
         }
         emit(Event { bytes: b"", kind: Kind::Finish { tool_calls: self.tool_calls } });
         emit(Event { bytes: &self.out, kind: Kind::Done });
     }
 
-    fn begin_item(&mut self, item: &Item, emit: &mut dyn FnMut(Event<'_>)) {
-        self.tool_calls += usize::from(item.is_call());
-        let name = item.name.as_deref().unwrap_or_default();
-        emit(Event { bytes: &self.out, kind: if item.begins_empty() { Kind::Open } else { Kind::Delta(name) } });
+    /// An item begins; a message and a thought are still empty then.
+    fn begin_item(&mut self, item: &Value, emit: &mut dyn FnMut(Event<'_>)) {
+        self.tool_calls += usize::from(is_call(item));
+        let is_empty = matches!(word(item, "type"), "message" | "reasoning");
+        emit(Event { bytes: &self.out, kind: if is_empty { Kind::Open } else { Kind::Delta(word(item, "name")) } });
+    }
+
+    /// An event that is JSON and not as it should be.
+    fn odd(&mut self, data: &[u8], emit: &mut dyn FnMut(Event<'_>)) {
+        match type_of(data) {
+            Some(kind) if ENDS.contains(&kind.as_str()) => self.close(&kind, &Response::default(), emit),
+            _ => {
+                let bytes = if_json(data, &self.out);
+                self.told += u64::from(!bytes.is_empty());
+                emit(Event { bytes, kind: Kind::Malformed });
+            }
+        }
     }
 }
 
@@ -163,27 +157,21 @@ impl StreamTranslator for Stream {
         if self.is_over || frame.data.trim_ascii() == b"[DONE]" {
             return;
         }
-        let Ok(heard) = serde_json::from_slice::<Heard<'_>>(&frame.data) else {
-            return emit(Event { bytes: b"", kind: Kind::Malformed });
-        };
+        write_event(&mut self.out, frame);
+        let Ok(heard) = serde_json::from_slice::<Heard<'_>>(&frame.data) else { return self.odd(&frame.data, emit) };
         if let Some(failed) = failed(&heard, &frame.data) {
             self.is_over = true;
             return emit(Event { bytes: b"", kind: Kind::Error(failed) });
         }
-        write_event(&mut self.out, frame);
         self.told += 1;
-        match (&*heard.kind, &heard.item, &heard.response) {
-            (
-                kind @ ("response.completed" | "response.incomplete" | "response.cancelled" | "response.failed"),
-                _,
-                Some(response),
-            ) => self.close(kind, response, emit),
-            ("response.output_item.added", Some(item), _) => self.begin_item(item, emit),
-            (kind, ..) if kind.ends_with(".delta") => {
+        match (heard.kind.as_ref().and_then(Value::as_str).unwrap_or_default(), &heard.item) {
+            (kind, _) if ENDS.contains(&kind) => self.close(kind, &heard.response.unwrap_or_default(), emit),
+            ("response.output_item.added", Some(item)) => self.begin_item(item, emit),
+            (kind, _) if kind.ends_with(".delta") => {
                 let text = heard.delta.as_ref().and_then(Value::as_str).filter(|_| is_text(kind)).unwrap_or_default();
                 emit(Event { bytes: &self.out, kind: Kind::Delta(text) });
             }
-            (kind, ..) if kind.ends_with(".partial_image") => emit(Event { bytes: &self.out, kind: Kind::Delta("") }),
+            (kind, _) if kind.ends_with(".partial_image") => emit(Event { bytes: &self.out, kind: Kind::Delta("") }),
             _ => emit(Event { bytes: &self.out, kind: Kind::Open }),
         }
     }
@@ -199,7 +187,8 @@ impl StreamTranslator for Stream {
 /// What an error event says: the error's members stand in it, or in a member of it.
 fn failed(heard: &Heard<'_>, data: &[u8]) -> Option<UpstreamError> {
     let given = heard.error.as_ref().filter(|error| !error.is_null());
-    if heard.kind != "error" && (given.is_none() || heard.kind.starts_with("response.")) {
+    let kind = heard.kind.as_ref().and_then(Value::as_str).unwrap_or_default();
+    if kind != "error" && (given.is_none() || kind.starts_with("response.")) {
         return None;
     }
     let mut said = given.cloned().unwrap_or_else(|| serde_json::from_slice(data).unwrap_or_default());
