@@ -3,6 +3,7 @@
 //! It must not know the gateway; it could as well run elsewhere.
 
 mod answer;
+mod words;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,6 +24,7 @@ use tokio::time::sleep;
 
 use crate::config;
 use answer::Answer;
+use words::Api;
 
 /// The name under which the gateway configures it.
 pub const NAME: &str = "demo";
@@ -120,7 +122,10 @@ pub async fn serve(listener: TcpListener) -> std::io::Result<()> {
     let calls = Arc::new(AtomicU64::new(0));
     let routes = Router::new()
         .route("/v1/chat/completions", post(chat))
+        .route("/v1/completions", post(|calls, body| beside(calls, body, Api::Completions)))
         .route("/v1/embeddings", post(embeddings))
+        .route("/v1/messages", post(|calls, body| beside(calls, body, Api::Messages)))
+        .route("/v1/responses", post(|calls, body| beside(calls, body, Api::Responses)))
         .route("/v1/models", get(models));
     axum::serve(listener, routes.with_state(calls)).await
 }
@@ -141,7 +146,16 @@ async fn embeddings(body: Bytes) -> Response {
 }
 
 async fn chat(State(calls): State<Arc<AtomicU64>>, body: Bytes) -> Response {
-    let Ok(request) = serde_json::from_slice::<Value>(&body) else {
+    answered(&calls, &body, None).await
+}
+
+/// A call of an API beside chat completions.
+async fn beside(State(calls): State<Arc<AtomicU64>>, body: Bytes, api: Api) -> Response {
+    answered(&calls, &body, Some(api)).await
+}
+
+async fn answered(calls: &AtomicU64, body: &Bytes, api: Option<Api>) -> Response {
+    let Ok(request) = serde_json::from_slice::<Value>(body) else {
         return failed(StatusCode::BAD_REQUEST, "invalid_request_error", "the body is not JSON");
     };
     let name = request["model"].as_str().unwrap_or_default();
@@ -173,12 +187,15 @@ async fn chat(State(calls): State<Arc<AtomicU64>>, body: Bytes) -> Response {
         }
         Fate::Answered | Fate::SometimesFails | Fate::Cut | Fate::WithoutUsage => {}
     }
-    let answer = Answer::to(&request, model.fate != Fate::WithoutUsage);
-    if request["stream"] == true { stream(&answer, model) } else { json_answer(StatusCode::OK, &answer.whole()) }
+    let chat = api.map(|api| api.as_chat(&request));
+    let answer = Answer::to(chat.as_ref().unwrap_or(&request), model.fate != Fate::WithoutUsage);
+    if request["stream"] == true {
+        return stream(api.map_or_else(|| answer.events(), |api| api.events(&answer)), model);
+    }
+    json_answer(StatusCode::OK, &api.map_or_else(|| answer.whole(), |api| api.whole(&answer)))
 }
 
-fn stream(answer: &Answer, model: &'static Model) -> Response {
-    let mut events = answer.events();
+fn stream(mut events: Vec<Bytes>, model: &'static Model) -> Response {
     if model.fate == Fate::Cut {
         events.truncate(events.len() / 2);
     }

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 
 use crate::support::client::{Answer, Heard, Request};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Setup};
 use crate::support::native::{NATIVES, Native};
 use crate::support::provider::{Exchange, FakeProvider, Reply, Step};
 
@@ -155,6 +155,42 @@ fn heard(steps: &[Step]) -> Vec<Heard> {
 /// The chunk with the bill of a completion that nobody asked for.
 fn is_withheld(native: Native, line: &Heard) -> bool {
     native == Native::Completions && matches!(line, Heard::Data(data) if data.contains("\"choices\":[]"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_demo_provider_answers_in_the_words_of_every_api() {
+    let gateway = Setup::default().start().await;
+    for (number, native) in NATIVES.into_iter().enumerate() {
+        let ask = |model: &str, more: Value| {
+            let mut body = native.request(&format!("demo/{model}"), 3);
+            body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            Request::new("POST", native.path()).json(&body)
+        };
+        let whole = ask("echo", json!({})).send(gateway.address).await;
+        assert!(whole.status == 200 && whole.text().contains("You said:  the"), "{native:?}: {}", whole.text());
+        let saw = ask("echo", json!({"stream": true})).open(gateway.address).await.rest().await;
+        assert_eq!((saw.ends(), saw.error()), (1, None), "{native:?}");
+        assert!(saw.text().starts_with("You said:  the"), "{native:?}: {}", saw.text());
+        let cut = ask("cut", json!({"stream": true})).open(gateway.address).await.rest().await;
+        assert_eq!((cut.ends(), cut.error().is_some()), (0, true), "{native:?}");
+        let tool = match native {
+            Native::Completions => continue,
+            Native::Responses => {
+                json!({"type": "function", "name": "look_up", "parameters": {"type": "object", "properties": {}}})
+            }
+            Native::Messages => json!({"name": "look_up", "input_schema": {"type": "object", "properties": {}}}),
+        };
+        for stream in [false, true] {
+            let called = ask("echo", json!({"tools": [tool], "stream": stream})).send(gateway.address).await;
+            assert!(called.status == 200 && called.text().contains("\"look_up\""), "{native:?}: {}", called.text());
+        }
+        let scrape = gateway.settled("echo", 2 + 4 * number as u64).await;
+        let calls = scrape.count("choreoai_tool_calls_total", &[("model", "echo")]);
+        assert_eq!(calls, 2 * number as u64, "{native:?}");
+    }
+    let scrape = gateway.settled("echo", 10).await;
+    let known = [("model", "echo"), ("outcome", "completed"), ("usage_source", "provider")];
+    assert_eq!(scrape.count("choreoai_settlements_total", &known), 10, "each tells what it used");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -2,6 +2,8 @@
 //! body is. What clients write here becomes part of an address, so little is allowed.
 //! It must not know what any path is for.
 
+use std::ops::Range;
+
 use http::{HeaderValue, Method};
 
 use crate::error::Refusal;
@@ -15,6 +17,8 @@ pub struct Passage {
     pub path: String,
     /// The type of the body, when the client said.
     pub content_type: Option<HeaderValue>,
+    /// Where the model's name stands in the body, when that is a form.
+    pub(crate) model_at: Option<Range<usize>>,
 }
 
 /// What a body is.
@@ -45,7 +49,7 @@ impl Passage {
         if !is_sound || !query_is_sound || whole.len() > MAX_PATH {
             return Err(refusal("the path is not one that can be passed on"));
         }
-        Ok(Self { method: method.clone(), path: whole, content_type: content_type.cloned() })
+        Ok(Self { method: method.clone(), path: whole, content_type: content_type.cloned(), model_at: None })
     }
 
     /// What the body is; a body that says nothing of itself is JSON.

@@ -31,8 +31,6 @@ pub struct ChatRequest {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// Where it goes, when it is passed on.
     pub passage: Option<Box<Passage>>,
-    /// Where the model's name stands in a form.
-    model_in_form: Option<Range<usize>>,
     /// The model the client named; empty only where none is meant.
     pub model: String,
     /// Whether the client wants a stream.
@@ -84,35 +82,21 @@ impl ChatRequest {
         let stream = fields.boolean("stream")?.unwrap_or(false);
         let include_usage = fields.include_usage()?;
         let choices = fields.choices(endpoint)?;
-        let (headers, passage, model_in_form) = (Vec::new(), None, None);
-        Ok(Self {
-            raw,
-            members,
-            endpoint,
-            headers,
-            passage,
-            model_in_form,
-            model,
-            stream,
-            include_usage,
-            max_tokens,
-            choices,
-            text_bytes,
-        })
+        let (headers, passage) = (Vec::new(), None);
+        Ok(Self { raw, members, endpoint, headers, passage, model, stream, include_usage, max_tokens, choices, text_bytes })
     }
 
     /// A request that is passed on: of its body only the model is read, if it names one.
     ///
     /// # Errors
     /// A [`Refusal`] of a body that is neither JSON nor a form, or names its model in a doubtful way.
-    pub fn passed(raw: Bytes, passage: Passage) -> Result<Self, Refusal> {
+    pub fn passed(raw: Bytes, mut passage: Passage) -> Result<Self, Refusal> {
         let mut request = Self {
             raw,
             members: Vec::new(),
             endpoint: Endpoint::Account,
             headers: Vec::new(),
             passage: None,
-            model_in_form: None,
             model: String::new(),
             stream: false,
             include_usage: None,
@@ -121,7 +105,7 @@ impl ChatRequest {
             text_bytes: 0,
         };
         if !request.raw.is_empty() {
-            request.read_model(passage.form()?)?;
+            passage.model_at = request.read_model(passage.form()?)?;
         }
         if !request.model.is_empty() {
             request.endpoint = Endpoint::Passed;
@@ -130,27 +114,29 @@ impl ChatRequest {
         Ok(request)
     }
 
-    fn read_model(&mut self, form: Form<'_>) -> Result<(), Refusal> {
+    /// Where the model's name stands, if it is in a form.
+    fn read_model(&mut self, form: Form<'_>) -> Result<Option<Range<usize>>, Refusal> {
         match form {
             Form::Json => {
                 (self.members, self.text_bytes) = scan(&self.raw)?;
                 let fields = Fields { raw: &self.raw, members: &self.members };
                 self.model = fields.string("model")?.unwrap_or_default();
+                Ok(None)
             }
             Form::Multipart(boundary) => {
-                self.model_in_form = form::model(&self.raw, boundary)?;
-                if let Some(place) = self.model_in_form.clone() {
+                let place = form::model(&self.raw, boundary)?;
+                if let Some(place) = place.clone() {
                     let name = std::str::from_utf8(&self.raw[place]).map_err(|_| wrong_type("model", "text"))?;
                     name.clone_into(&mut self.model);
                 }
+                Ok(place)
             }
         }
-        Ok(())
     }
 
     /// The body with this model in place of the client's, where that names one.
     pub(crate) fn for_model(&self, model: &str) -> Bytes {
-        if let Some(place) = &self.model_in_form {
+        if let Some(place) = self.passage.as_ref().and_then(|passage| passage.model_at.as_ref()) {
             let (before, after) = (&self.raw[..place.start], &self.raw[place.end..]);
             return Bytes::from([before, model.as_bytes(), after].concat());
         }
@@ -388,7 +374,7 @@ impl Fields<'_> {
         match endpoint {
             Endpoint::Responses => self.integer("max_output_tokens"),
             Endpoint::Completions | Endpoint::Messages => self.integer("max_tokens"),
-            Endpoint::CountTokens | Endpoint::Passed | Endpoint::Account => Ok(Some(0)),
+            Endpoint::CountTokens | Endpoint::Passed | Endpoint::Account => Ok(None),
             Endpoint::Chat | Endpoint::Embeddings => {
                 let limit = self.integer("max_completion_tokens")?;
                 if limit.is_some() { Ok(limit) } else { self.integer("max_tokens") }

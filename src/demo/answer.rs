@@ -5,18 +5,20 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// The time that every answer bears: 2026-01-01, so that the same request gets the same bytes.
-const CREATED: u64 = 1_767_225_600;
+pub(super) const CREATED: u64 = 1_767_225_600;
 /// Numbers in an embedding unless the request says otherwise.
 const DIMENSIONS: usize = 8;
 
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Answer {
-    model: String,
-    text: String,
-    calls: Vec<(String, String)>,
-    usage: Option<Value>,
-    asks_usage: bool,
+    pub(super) model: String,
+    pub(super) text: String,
+    /// Names and arguments of the tools that are called.
+    pub(super) calls: Vec<(String, String)>,
+    /// In a chat's words.
+    pub(super) usage: Option<Value>,
+    pub(super) asks_usage: bool,
 }
 
 impl Answer {

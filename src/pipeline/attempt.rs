@@ -151,7 +151,7 @@ pub(super) async fn once(
 /// provider that does not stream. What is passed on comes as it comes.
 fn frames(ask: &Ask, asked: Framing, headers: &HeaderMap) -> Option<Framing> {
     let kind = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let is_json = kind.starts_with(b"application/json");
+    let is_json = kind.split(|byte| *byte == b';').next().is_some_and(|kind| kind.trim_ascii() == b"application/json");
     if ask.request.passage.is_none() {
         return (ask.request.stream && !(asked == Framing::Sse && is_json)).then_some(asked);
     }
