@@ -2,23 +2,17 @@
 //! what `format!` takes several times as long for.
 //! It must not know what a number stands for.
 
-/// Digits of a `u64` at most.
-const MAX_DIGITS: usize = 20;
 /// Places of [`parts`].
 const PLACES: usize = 12;
 /// 10 to the power of [`PLACES`].
 const ONE: u64 = 1_000_000_000_000;
 
 /// A whole number, with zeros before it where it has fewer digits than `least`.
-pub fn whole(text: &mut String, mut number: u64, least: usize) {
-    let mut digits = [b'0'; MAX_DIGITS];
-    let mut from = MAX_DIGITS;
-    while number > 0 || MAX_DIGITS - from < least.clamp(1, MAX_DIGITS) {
-        from -= 1;
-        digits[from] += (number % 10) as u8;
-        number /= 10;
-    }
-    text.push_str(std::str::from_utf8(&digits[from..]).unwrap_or_default());
+pub fn whole(text: &mut String, number: u64, least: usize) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number);
+    text.extend(std::iter::repeat_n('0', least.saturating_sub(digits.len())));
+    text.push_str(digits);
 }
 
 /// A number given in 10⁻¹² parts, exactly and no longer than that takes: `2.5`, `0.0000906`.

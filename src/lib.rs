@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod pipeline;
 pub mod prices;
 pub mod probe;
+pub mod rarely;
 pub mod reload;
 pub mod report;
 pub mod router;

@@ -16,6 +16,7 @@ use providers::Usage;
 use tokio::sync::watch;
 
 use crate::metrics::{Memo, Metrics, RouteMetrics};
+use crate::rarely::Rarely;
 use crate::trace::Tracer;
 
 /// How an attempt ended.
@@ -178,11 +179,12 @@ impl Meter {
 
     /// Ready when [`stop`](Self::stop) was said.
     pub fn stopped(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut stopping = self.0.books.stopping.subscribe();
-        async move {
+        let (mut stopping, books) = (self.0.books.stopping.subscribe(), Arc::clone(&self.0.books));
+        let stopped = async move {
             // The sender lives in every call, so an error means that nobody is left to be stopped.
             let _ = stopping.wait_for(|is_stopping| *is_stopping).await;
-        }
+        };
+        Rarely::new(Box::pin(stopped), move || books.is_stopping.load(Ordering::Acquire))
     }
 
     fn is_stopping(&self) -> bool {

@@ -29,6 +29,7 @@ use crate::app::{self, App};
 use crate::meter::Meter;
 use crate::metrics::CountGauge;
 use crate::pipeline::{Origin, new_request_id};
+use crate::rarely::Rarely;
 use crate::worker;
 
 /// How long a client may take to send the head of a request, or to send another one.
@@ -246,13 +247,15 @@ async fn connection(arrived: Arrived, server: Server) {
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
     let serving = builder.serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
-    loop {
-        tokio::select! {
-            biased;
-            _ = serving.as_mut() => return,
-            _ = closed.changed() => serving.as_mut().graceful_shutdown(),
-        }
+    let is_closed = closed.clone();
+    let closing = Box::pin(async move { closed.changed().await });
+    let mut closing = Rarely::new(closing, move || is_closed.has_changed().unwrap_or(true));
+    tokio::select! {
+        biased;
+        _ = serving.as_mut() => return,
+        _ = &mut closing => serving.as_mut().graceful_shutdown(),
     }
+    let _ = serving.await;
 }
 
 async fn answer(request: Request<Incoming>, peer: IpAddr, routes: Router, app: App) -> Result<Response, Infallible> {

@@ -4,8 +4,9 @@
 //! It must not know HTTP clients, metering or money: it is given a [`Source`] and tells a [`Watch`].
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -31,7 +32,7 @@ const ARRIVED_AT_MOST: Duration = Duration::from_secs(1);
 /// Where a stream's bytes come from.
 pub trait Source: Send + 'static {
     /// The next bytes, `None` at the clean end, `Err` when the connection broke.
-    fn chunk(&mut self) -> impl Future<Output = Result<Option<Bytes>, ()>> + Send;
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ()>>;
 }
 
 /// Who is told what a stream does.
@@ -129,7 +130,24 @@ struct Flow<S, W> {
     limits: Limits,
     state: State,
     timer: Pin<Box<Sleep>>,
+    /// Whom the timer wakes.
+    timed: Option<Waker>,
     stop: Stop,
+    ending: Option<Ending>,
+    is_lingering: bool,
+}
+
+/// An end that is told when something else is ready.
+struct Ending {
+    ready: Stop,
+    last: Last,
+}
+
+/// What is still to be done before the end.
+enum Last {
+    /// The source has ended: what it left unfinished is heard.
+    Hear,
+    Tell(End),
 }
 
 /// What the events said so far.
@@ -185,7 +203,7 @@ impl<S: Source, W: Watch> Pump<S, W> {
     pub async fn begin(parts: Parts<S, W>) -> Result<Self, (W, End)> {
         let mut flow = Flow::new(parts);
         while !flow.state.has_content && flow.state.end.is_none() {
-            flow.read().await;
+            poll_fn(|context| flow.poll_read(context)).await;
         }
         match flow.state.end.clone() {
             Some(end) if !flow.state.has_content && !matches!(end, End::Complete) => Err((flow.watch, end)),
@@ -202,19 +220,24 @@ impl<S: Source, W: Watch> Pump<S, W> {
 
     /// The next bytes for the client; `None` when all was said, and an error where no words can say that it was not.
     pub async fn next(&mut self) -> Option<Result<Bytes, Cut>> {
-        let flow = self.0.as_mut()?;
+        poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// [`next`](Self::next), for whoever awaits it in a way of their own.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Cut>>> {
+        let Some(flow) = self.0.as_mut() else { return Poll::Ready(None) };
         loop {
             if !flow.state.out.is_empty() {
                 flow.state.told_at = flow.state.heard_at;
-                return Some(Ok(flow.state.out.split().freeze()));
+                return Poll::Ready(Some(Ok(flow.state.out.split().freeze())));
             }
             if let Some(end) = &flow.state.end {
                 let is_cut = flow.surface == Surface::Bytes && !matches!(end, End::Complete);
-                flow.linger().await;
+                ready!(flow.poll_linger(context));
                 self.0 = None;
-                return is_cut.then_some(Err(Cut));
+                return Poll::Ready(is_cut.then_some(Err(Cut)));
             }
-            flow.read().await;
+            ready!(flow.poll_read(context));
         }
     }
 }
@@ -241,39 +264,57 @@ impl<S: Source, W: Watch> Flow<S, W> {
         let state =
             State { out: BytesMut::new(), error_is_told: false, has_content: false, end: None, heard_at: now, told_at: now };
         let timer = Box::pin(sleep_until((now + KEEP_ALIVE.min(limits.idle)).min(limits.deadline)));
-        Self { source, decoder: Decoder::new(framing), translator, surface, watch, limits, state, timer, stop }
+        let (decoder, timed, ending, is_lingering) = (Decoder::new(framing), None, None, false);
+        Self { source, decoder, translator, surface, watch, limits, state, timer, timed, stop, ending, is_lingering }
     }
 
-    /// Waits for the next bytes, or for the timer, and takes in what they mean.
-    async fn read(&mut self) {
-        tokio::select! {
-            biased;
-            chunk = self.source.chunk() => match chunk {
-                Ok(Some(chunk)) => self.take_in(chunk),
-                Ok(None) => {
-                    self.prepare().await;
-                    self.source_ended();
+    /// Takes in the next bytes, or what the timer means when it rings. What is pending is asked again as it is,
+    /// nothing is lost when nobody asks.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if let Some(mut ending) = self.ending.take() {
+            if ending.ready.as_mut().poll(context).is_pending() {
+                self.ending = Some(ending);
+                return Poll::Pending;
+            }
+            self.conclude(ending.last);
+            return Poll::Ready(());
+        }
+        match self.source.poll_chunk(context) {
+            Poll::Ready(Ok(Some(chunk))) => self.take_in(chunk),
+            Poll::Ready(Ok(None)) => self.prepare(Last::Hear),
+            Poll::Ready(Err(())) => self.prepare(Last::Tell(End::Truncated)),
+            Poll::Pending => return self.poll_silence(context),
+        }
+        Poll::Ready(())
+    }
+
+    /// While nothing comes: the timer, and the gateway's stop. Most of the time the timer knows already whom to wake.
+    fn poll_silence(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_timed = self.timed.as_ref().is_some_and(|waker| waker.will_wake(context.waker()));
+        if !is_timed || self.timer.is_elapsed() {
+            self.timed = Some(context.waker().clone());
+            if self.timer.as_mut().poll(context).is_ready() {
+                if let Some(end) = self.silence() {
+                    self.prepare(Last::Tell(end));
                 }
-                Err(()) => {
-                    self.prepare().await;
-                    self.finish(End::Truncated);
-                }
-            },
-            () = &mut self.timer => if let Some(end) = self.silence() {
-                self.prepare().await;
-                self.finish(end);
-            },
-            () = &mut self.stop => self.finish(End::Stopped),
+                return Poll::Ready(());
+            }
+        }
+        self.stop.as_mut().poll(context).map(|()| self.finish(End::Stopped))
+    }
+
+    /// Ends as `last` says, as soon as the end may be told.
+    fn prepare(&mut self, last: Last) {
+        match self.watch.before_a_short_end() {
+            Some(ready) => self.ending = Some(Ending { ready, last }),
+            None => self.conclude(last),
         }
     }
 
-    /// Ready when the end may be told.
-    fn prepare(&self) -> impl Future<Output = ()> + Send + use<S, W> {
-        let ready = self.watch.before_a_short_end();
-        async move {
-            if let Some(ready) = ready {
-                ready.await;
-            }
+    fn conclude(&mut self, last: Last) {
+        match last {
+            Last::Hear => self.source_ended(),
+            Last::Tell(end) => self.finish(end),
         }
     }
 
@@ -353,24 +394,37 @@ impl<S: Source, W: Watch> Flow<S, W> {
         }
         let due = self.state.told_at + KEEP_ALIVE;
         let comment_at = if due > now { due } else { now + KEEP_ALIVE };
-        self.timer.as_mut().reset(silent_until.min(self.limits.deadline).min(comment_at));
+        self.set_timer(silent_until.min(self.limits.deadline).min(comment_at));
         None
     }
 
-    /// Lets the connection end by itself.
-    async fn linger(&mut self) {
-        if matches!(self.state.end, Some(End::Complete)) {
-            let ended = async { while let Ok(Some(_)) = self.source.chunk().await {} };
-            let _ = timeout(LINGER, ended).await;
+    fn set_timer(&mut self, at: Instant) {
+        self.timer.as_mut().reset(at);
+        self.timed = None;
+    }
+
+    /// Lets the connection of a complete answer end by itself.
+    fn poll_linger(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if !matches!(self.state.end, Some(End::Complete)) {
+            return Poll::Ready(());
         }
+        while let Poll::Ready(chunk) = self.source.poll_chunk(context) {
+            if !matches!(chunk, Ok(Some(_))) {
+                return Poll::Ready(());
+            }
+        }
+        if !std::mem::replace(&mut self.is_lingering, true) {
+            self.set_timer(Instant::now() + LINGER);
+        }
+        self.timer.as_mut().poll(context)
     }
 
     /// Reads what has already arrived for a client that left, then breaks off.
     async fn take_in_what_arrived(mut self) {
         let arrived = async {
-            while self.state.end.is_none() {
+            while self.state.end.is_none() && self.ending.is_none() {
                 self.state.out.clear();
-                match timeout(ARRIVED, self.source.chunk()).await {
+                match timeout(ARRIVED, poll_fn(|context| self.source.poll_chunk(context))).await {
                     Ok(Ok(Some(chunk))) => self.take_in(chunk),
                     Ok(Ok(None)) => self.source_ended(),
                     Ok(Err(())) | Err(_) => return,
@@ -378,16 +432,18 @@ impl<S: Source, W: Watch> Flow<S, W> {
             }
         };
         let _ = timeout(ARRIVED_AT_MOST, arrived).await;
-        self.prepare().await;
+        if let Some(ready) = self.watch.before_a_short_end() {
+            ready.await;
+        }
     }
 
     /// Reads on for a client that left.
     async fn drain(mut self, patience: Duration) {
         self.limits.deadline = self.limits.deadline.min(Instant::now() + patience);
-        self.timer.as_mut().reset(self.limits.deadline);
+        self.set_timer(self.limits.deadline);
         while self.state.end.is_none() {
             self.state.out.clear();
-            self.read().await;
+            poll_fn(|context| self.poll_read(context)).await;
         }
     }
 }

@@ -16,13 +16,16 @@ mod profile;
 mod program;
 mod sigv4;
 
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use http_body_util::BodyExt;
+use http_body::{Body as _, Frame};
 use hyper::body::Incoming;
 use providers::frames::Framing;
 use providers::{Auth, UpstreamRequest};
@@ -218,19 +221,27 @@ impl Answer {
     /// # Errors
     /// [`Failure::Broken`] when the connection broke.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Failure> {
+        poll_fn(|context| self.poll_chunk(context)).await
+    }
+
+    /// [`chunk`](Self::chunk), for whoever awaits it in a way of their own.
+    ///
+    /// # Errors
+    /// As [`chunk`](Self::chunk).
+    pub fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Failure>> {
         if !self.headers.is_empty() {
             self.headers = HeaderMap::new();
         }
         loop {
-            match self.body.frame().await {
-                None => return Ok(None),
-                Some(Err(_)) => return Err(Failure::Broken),
+            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
+                None => return Poll::Ready(Ok(None)),
+                Some(frame) => frame,
+            };
+            match frame.map(Frame::into_data) {
+                Ok(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
                 // Trailers tell nothing that is waited for.
-                Some(Ok(frame)) => {
-                    if let Ok(bytes) = frame.into_data() {
-                        return Ok(Some(bytes));
-                    }
-                }
+                Ok(Err(_)) => {}
+                Err(_) => return Poll::Ready(Err(Failure::Broken)),
             }
         }
     }

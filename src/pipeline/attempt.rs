@@ -3,6 +3,7 @@
 //! It must not know how answers are worded for HTTP, which targets there are, or what is tried next.
 
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -330,8 +331,8 @@ fn description(headers: &HeaderMap) -> HeaderMap {
 }
 
 impl Source for upstream::Answer {
-    async fn chunk(&mut self) -> Result<Option<bytes::Bytes>, ()> {
-        Self::chunk(self).await.map_err(|_| ())
+    fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<bytes::Bytes>, ()>> {
+        Self::poll_chunk(self, context).map_err(|_| ())
     }
 }
 

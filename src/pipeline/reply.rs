@@ -3,6 +3,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::response::Response;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream::unfold;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http_body::Frame;
 use tokio::time::sleep;
 
 use super::admission;
@@ -86,7 +88,7 @@ pub(super) fn begun(reply: Reply, standing: &Standing) -> Response {
                 None => event_stream(&mut headers),
             }
             describe(&mut headers, &about);
-            with(StatusCode::OK, headers, Body::from_stream(unfold(pump, next)))
+            with(StatusCode::OK, headers, Body::new(Streamed(pump)))
         }
     }
 }
@@ -143,10 +145,16 @@ impl Late {
     }
 }
 
-async fn next(
-    mut pump: Box<Pump<upstream::Answer, Watched>>,
-) -> Option<(Result<Bytes, Cut>, Box<Pump<upstream::Answer, Watched>>)> {
-    pump.next().await.map(|bytes| (bytes, pump))
+/// The body of a streamed answer.
+struct Streamed(Box<Pump<upstream::Answer, Watched>>);
+
+impl http_body::Body for Streamed {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.0.poll_next(context).map(|next| next.map(|bytes| bytes.map(Frame::data)))
+    }
 }
 
 fn event_stream(headers: &mut HeaderMap) {

@@ -2,7 +2,7 @@
 //! between CR and LF.
 //! It must not know what a frame means.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{BadFrame, Frame, MAX_FRAME_BYTES};
 
@@ -118,7 +118,7 @@ impl Lines {
     fn next_line(&mut self) -> Result<Option<Bytes>, BadFrame> {
         if std::mem::take(&mut self.after_cr) {
             if self.chunk.first() == Some(&b'\n') {
-                let _ = self.chunk.split_to(1);
+                self.chunk.advance(1);
             } else if self.chunk.is_empty() {
                 self.after_cr = true;
             }
@@ -129,7 +129,8 @@ impl Lines {
             return self.bounded(self.partial_line.len()).map(|()| None);
         };
         let head = self.chunk.split_to(end);
-        self.after_cr = self.chunk.split_to(1)[0] == b'\r';
+        self.after_cr = self.chunk.first() == Some(&b'\r');
+        self.chunk.advance(1);
         let line = if self.partial_line.is_empty() {
             head
         } else {
