@@ -258,6 +258,27 @@ async fn open_passes_all_and_closed_none() {
     assert!(pass(&open, &open.ledger(full), 1).await.0.is_empty(), "what passed while it was gone counts");
 }
 
+/// Calls that passed while Redis was gone hold their places in it once it is found again. One that ends before it is asked again
+/// leaves none behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_ends_while_redis_comes_back_leaves_no_place_taken() {
+    let server = Server::start();
+    let (limits, _) = connect(options(server.url(), OnFailure::Local)).await;
+    let ledger = limits.ledger(rule(Scope::Key, "between", None, None, Some(10)));
+    let places = || -> u64 { server.ask("ZCARD {choreoai}:key:between:leases") };
+    server.freeze();
+    assert!(in_time(async || pass(&limits, &ledger, 1).await.0.is_empty() || limits.state() == BackendState::Degraded).await);
+    let (held, _) = pass(&limits, &ledger, 5).await;
+    assert_eq!(held.len(), 5);
+    // As long as it was gone, a replica stays with its own count.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    server.thaw();
+    assert!(in_time(async || places() == 5).await, "{} places", places());
+    drop(held);
+    back(&limits).await;
+    assert!(in_time(async || places() == 0).await, "{} places are left", places());
+}
+
 /// Redis runs what it was sent while it was frozen, when nobody waits for it any more. That takes nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_question_that_comes_too_late_takes_nothing() {

@@ -102,7 +102,7 @@ impl Clerk {
         let beat = self.beat(shared, &connection, shared.options.deadline).await?;
         let known = shared.epoch.swap(beat.epoch, Ordering::Relaxed);
         self.report(shared, &connection, known != 0 && known != beat.epoch).await?;
-        self.renew(shared, &connection).await?;
+        let renewed = self.renew(shared, &connection).await?;
         if let Some(gone_since) = self.gone_since {
             sleep(gone_since.elapsed().min(GRACE)).await;
             self.report(shared, &connection, false).await?;
@@ -113,7 +113,9 @@ impl Clerk {
         shared.link.up(connection.clone(), &*shared.observer);
         // What passed between the last report and the opening of the door.
         self.report(shared, &connection.multiplexed, false).await?;
-        self.give_back(shared, &connection.multiplexed, shared.backs.take(UNTOLD, true)).await?;
+        let mut backs = ended_since(shared, renewed);
+        backs.append(&mut shared.backs.take(UNTOLD, true));
+        self.give_back(shared, &connection.multiplexed, backs).await?;
         Ok(connection)
     }
 
@@ -175,7 +177,8 @@ impl Clerk {
         // What nobody took along, because Redis was gone for a moment, or a worker is.
         self.give_back(shared, connection, shared.backs.take(UNTOLD, true)).await?;
         if lost || self.renewed.elapsed() >= shared.options.lease / 3 {
-            self.renew(shared, connection).await?;
+            let renewed = self.renew(shared, connection).await?;
+            self.give_back(shared, connection, ended_since(shared, renewed)).await?;
         }
         Ok(ControlFlow::Continue(()))
     }
@@ -268,9 +271,9 @@ impl Clerk {
         Ok(())
     }
 
-    /// Renews the leases of calls that run, and puts back those that a restart lost. A place that is given back meanwhile, by
-    /// another connection, may be put back as well; so it is given back once more.
-    async fn renew(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<()> {
+    /// Renews the leases of calls that run, and puts back those that a restart lost. What ends meanwhile may be given back by
+    /// another connection and then be put back by this one, or not be told at all: see [`ended_since`].
+    async fn renew(&mut self, shared: &Shared, connection: &MultiplexedConnection) -> RedisResult<Places> {
         self.renewed = Instant::now();
         let running = shared.running().clone();
         let places: Vec<_> = running
@@ -286,12 +289,15 @@ impl Clerk {
             }
             within(unhurried(shared), &SCRIPTS.renew, connection, command).await?;
         }
-        self.give_back(shared, connection, ended_since(shared, running)).await
+        Ok(running)
     }
 }
 
-/// The places of calls that ran, and that they hold no longer.
-fn ended_since(shared: &Shared, ran: HashMap<u64, Vec<Arc<Ledger>>>) -> Vec<GiveBack> {
+/// The places that calls hold, by the number of their lease.
+type Places = HashMap<u64, Vec<Arc<Ledger>>>;
+
+/// The places of calls that ran, and that they hold no longer: given back once more, or at last.
+fn ended_since(shared: &Shared, ran: Places) -> Vec<GiveBack> {
     let running = shared.running();
     let ended = ran.into_iter().filter_map(|(lease, mut places)| {
         let still = running.get(&lease).map_or(&[][..], Vec::as_slice);
