@@ -169,24 +169,24 @@ fn is_safe(name: &str) -> bool {
     name.len() <= MAX_MODEL_NAME && name.bytes().all(is_plain) && !name.split('/').any(is_step)
 }
 
-/// The places in the order in which they are to be tried.
+/// What the places lead to, in the order in which they are to be tried.
 #[must_use]
-pub fn order<T: Clone>(places: &[Place<T>], balance: Balance, now: Instant, target: impl Fn(&T) -> Arc<Target>) -> Vec<T> {
+pub fn order<T>(places: &[Place<T>], balance: Balance, now: Instant, target: impl Fn(&T) -> &Target) -> Vec<&T> {
     if let [only] = places {
-        return vec![only.target.clone()];
+        return vec![&only.target];
     }
-    let mut ranked: Vec<(u32, f64, &Place<T>)> =
-        places.iter().map(|place| (place.tier, rank(place, balance, &target(&place.target), now), place)).collect();
+    let mut ranked: Vec<(u32, f64, &T)> =
+        places.iter().map(|place| (place.tier, rank(place, balance, target(&place.target), now), &place.target)).collect();
     if balance == Balance::Latency {
-        return two_choices(ranked).into_iter().map(|place| place.target.clone()).collect();
+        return two_choices(ranked);
     }
     ranked.sort_by(|one, other| one.0.cmp(&other.0).then(one.1.total_cmp(&other.1)));
-    ranked.into_iter().map(|(_, _, place)| place.target.clone()).collect()
+    ranked.into_iter().map(|(_, _, target)| target).collect()
 }
 
 /// Again and again the better of two of the lowest tier that are chosen at random: nearly as good as always the best,
 /// and not everyone runs to the same one when it has just become quick.
-fn two_choices<T>(mut ranked: Vec<(u32, f64, &Place<T>)>) -> Vec<&Place<T>> {
+fn two_choices<T>(mut ranked: Vec<(u32, f64, &T)>) -> Vec<&T> {
     fastrand::shuffle(&mut ranked);
     ranked.sort_by_key(|(tier, ..)| *tier);
     let mut chosen = Vec::with_capacity(ranked.len());
@@ -231,11 +231,11 @@ mod tests {
     fn firsts(places: &[Place<Arc<Target>>], balance: Balance, now: Instant) -> Vec<u32> {
         let mut counts = vec![0; places.len()];
         for _ in 0..3000 {
-            let ordered = order(places, balance, now, Arc::clone);
-            let tier = |target: &Arc<Target>| places.iter().find(|place| Arc::ptr_eq(&place.target, target)).unwrap().tier;
+            let ordered = order(places, balance, now, |target| target);
+            let tier = |target: &&Arc<Target>| places.iter().find(|place| Arc::ptr_eq(&place.target, target)).unwrap().tier;
             assert_eq!(ordered.len(), places.len());
             assert!(ordered.windows(2).all(|pair| tier(&pair[0]) <= tier(&pair[1])));
-            counts[places.iter().position(|place| Arc::ptr_eq(&place.target, &ordered[0])).unwrap()] += 1;
+            counts[places.iter().position(|place| Arc::ptr_eq(&place.target, ordered[0])).unwrap()] += 1;
         }
         counts
     }

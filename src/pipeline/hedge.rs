@@ -48,7 +48,7 @@ pub(super) async fn attempt(
     house: &Arc<House>,
     ask: &Ask,
     (lane, running): (&Arc<Lane>, Running),
-    others: &[Arc<Lane>],
+    others: &[&Arc<Lane>],
     mut call: Call,
 ) -> Result<Reply, Box<Failed>> {
     let Some(after) = patience(ask, lane) else { return attempt::once(house, ask, (lane, running), call).await };
@@ -93,10 +93,10 @@ fn patience(ask: &Ask, lane: &Lane) -> Option<Duration> {
 
 /// Where the second attempt goes: to the next target of the same tier that may be called, else to the same one.
 /// It is always paid out of the retry budget: when all answers become slow, not every call may be made twice.
-fn second(house: &House, ask: &Ask, lane: &Arc<Lane>, others: &[Arc<Lane>]) -> Option<(Arc<Lane>, Running)> {
+fn second(house: &House, ask: &Ask, lane: &Arc<Lane>, others: &[&Arc<Lane>]) -> Option<(Arc<Lane>, Running)> {
     let now = router::now();
     let tier = ask.plan.tier(lane);
-    let beside = others.iter().filter(|other| ask.plan.tier(other) == tier);
+    let beside = others.iter().copied().filter(|other| ask.plan.tier(other) == tier);
     let (other, running) = beside.chain([lane]).find_map(|other| Some((Arc::clone(other), other.target.begin(now)?)))?;
     let provider = [other.provider.config.name.as_str()];
     if !other.provider.budget.spend(now) {

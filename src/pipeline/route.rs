@@ -25,7 +25,7 @@ struct Left {
 
 /// Tries the targets in order, each as often as its provider's rule says, until one answers.
 pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
-    let mut lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| Arc::clone(&lane.target));
+    let mut lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| &lane.target);
     lanes.retain(|lane| lane.serves(ask.request.endpoint));
     let mut last: Option<Left> = None;
     let mut spared: Option<(Duration, Why)> = None;
@@ -84,7 +84,7 @@ async fn on_lane(
     house: &Arc<House>,
     ask: &Ask,
     (lane, mut running): (&Arc<Lane>, Running),
-    others: &[Arc<Lane>],
+    others: &[&Arc<Lane>],
     mut call: Call,
 ) -> Result<Reply, Box<Failed>> {
     let rule = lane.provider.config.retry;
@@ -125,12 +125,12 @@ async fn on_lane(
 
 /// Whether a failed call had better go to another target than be tried again here: there is one that is well, and
 /// this one was too slow, asks for a pause, or has failed often lately.
-fn is_better_elsewhere(ask: &Ask, lane: &Lane, others: &[Arc<Lane>], failed: &Failed) -> bool {
+fn is_better_elsewhere(ask: &Ask, lane: &Lane, others: &[&Arc<Lane>], failed: &Failed) -> bool {
     let now = router::now();
     let is_unpromising =
         failed.reason == Some(Reason::Timeout) || failed.error.wait().is_some() || lane.target.breaker.is_failing(now);
     let may_leave = failed.reason.is_some_and(|reason| ask.plan.fallback_on.contains(&reason));
-    let is_well = |other: &Arc<Lane>| {
+    let is_well = |other: &&Arc<Lane>| {
         let breaker = &other.target.breaker;
         breaker.state(now) == State::Closed && !breaker.is_failing(now)
     };
