@@ -98,9 +98,8 @@ impl Limits {
         }
         match shared.ask(&ledgers, tokens).await {
             Answer::Admitted(held, standing) => {
-                let permit = self.permit(ledgers, tokens, standing, Some(held.grant()));
-                held.keep();
-                Ok(permit)
+                let (ledgers, at_ms, grant) = held.keep(self.house.clock);
+                Ok(Permit { house: self.house.clone(), ledgers, at_ms, reserved: tokens, used: 0, standing, grant: Some(grant) })
             }
             Answer::Refused(refusal) => Err(denied(&ledgers, refusal, false)),
             Answer::Late => self.decide_without(shared, ledgers, tokens, Alone::Unsure(shared.replicas())),

@@ -224,6 +224,17 @@ impl Asked {
     pub(super) const fn tokens(&self) -> u64 {
         self.tokens
     }
+
+    /// The shared count let it pass: it is counted here as well, and no question any more. Gives its ledgers, and when.
+    pub(super) fn passed(mut self, clock: Clock, owed: bool) -> (Vec<Arc<Ledger>>, u64) {
+        let (ledgers, now_ms) = (std::mem::take(&mut self.ledgers), clock.now_ms());
+        for ledger in &ledgers {
+            let mut count = ledger.cell.lock();
+            count.asked.close(self.tokens);
+            count.take(&ledger.rule, self.tokens, now_ms, owed);
+        }
+        (ledgers, now_ms)
+    }
 }
 
 impl Drop for Asked {

@@ -13,7 +13,7 @@ use super::script::{Ruling, Sum};
 use super::{GiveBack, Grant, Shared, millis};
 use crate::limits::answer::{Standing, Window};
 use crate::limits::ledger::Ledger;
-use crate::limits::memory::{self, Asked, Refusal};
+use crate::limits::memory::{self, Asked, Clock, Refusal};
 use crate::limits::rule::{Limit, Span};
 
 /// What Redis says about one call.
@@ -35,13 +35,12 @@ pub(in crate::limits) struct Held {
 }
 
 impl Held {
-    pub(in crate::limits) const fn grant(&self) -> Grant {
-        self.grant
-    }
-
-    /// It is in the right hands, and counted there.
-    pub(in crate::limits) fn keep(mut self) {
-        self.question = None;
+    /// It is in the right hands: this process counts it too, for the day it has to decide alone. Gives the ledgers, when the
+    /// call was counted, and what it holds in Redis.
+    pub(in crate::limits) fn keep(mut self, clock: Clock) -> (Vec<Arc<Ledger>>, u64, Grant) {
+        let owed = !self.shared.knows(&self.grant);
+        let (ledgers, at_ms) = self.question.take().map_or_else(Default::default, |question| question.passed(clock, owed));
+        (ledgers, at_ms, self.grant)
     }
 }
 
