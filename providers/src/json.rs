@@ -80,6 +80,12 @@ impl<'a> Scanner<'a> {
         self.string_bytes
     }
 
+    /// Whether the text passed so far is ASCII, and so UTF-8: other bytes can only stand in strings.
+    #[must_use]
+    pub fn is_ascii(&self) -> bool {
+        !self.window.is_wide
+    }
+
     /// Reads one object and tells each member to `visit`.
     ///
     /// # Errors

@@ -277,10 +277,12 @@ fn find<'m>(raw: &[u8], members: &'m [Member], name: &str) -> Option<&'m Member>
 
 /// The members of a body that is one JSON object, and how much text is in it.
 fn scan(raw: &[u8]) -> Result<(Vec<Member>, u64), Refusal> {
-    std::str::from_utf8(raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
     let mut members = Vec::with_capacity(16);
     let mut scanner = Scanner::new(raw);
     let read = scanner.object(|member| members.push(member)).and_then(|()| scanner.end());
+    if read.is_err() || !scanner.is_ascii() {
+        std::str::from_utf8(raw).map_err(|fault| invalid_json(format!("not valid UTF-8 at byte {}", fault.valid_up_to())))?;
+    }
     read.map_err(|fault| another_value(raw).unwrap_or_else(|| describe(fault)))?;
     refuse_duplicates(raw, &members)?;
     Ok((members, scanner.string_bytes()))

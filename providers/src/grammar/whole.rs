@@ -20,7 +20,7 @@ use crate::usage::{Tier, Usage};
 /// # Errors
 /// An [`UpstreamError`] when the body is an error, or no JSON object.
 pub(crate) fn chat_answer(call: &Call<'_>, headers: &HeaderMap, body: Bytes) -> Result<Answer, UpstreamError> {
-    let seen = std::str::from_utf8(&body).ok().and_then(|_| Look::at(&body).ok());
+    let seen = Look::at(&body).ok();
     if let Some(seen) = seen
         && !seen.is_foreign
         && let Some(usage) = seen.usage
@@ -100,6 +100,9 @@ impl Look {
             Ok(())
         })?;
         scanner.end()?;
+        if !scanner.is_ascii() {
+            std::str::from_utf8(body).map_err(|fault| Fault::Syntax(fault.valid_up_to()))?;
+        }
         look.is_foreign |= found != ALL_MEMBERS;
         Ok(look)
     }

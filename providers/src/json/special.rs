@@ -2,6 +2,8 @@
 //! character, which JSON forbids there) 64 at a time: one bit each, kept for the strings that follow,
 //! because most are short. It must not know what a string is about.
 
+use wide::u8x16;
+
 /// Bytes that are looked at together.
 const BLOCK: usize = 64;
 
@@ -10,12 +12,14 @@ const BLOCK: usize = 64;
 pub(super) struct Window {
     from: usize,
     bits: u64,
+    /// Whether a byte that was looked at is none of ASCII.
+    pub(super) is_wide: bool,
 }
 
 impl Default for Window {
     /// Where no text reaches.
     fn default() -> Self {
-        Self { from: usize::MAX / 2, bits: 0 }
+        Self { from: usize::MAX / 2, bits: 0, is_wide: false }
     }
 }
 
@@ -65,11 +69,16 @@ impl Window {
     }
 
     fn look(&mut self, bytes: &[u8], at: usize) {
-        let bits = match bytes[at..].first_chunk() {
-            Some(block) => special_bits(block),
-            None => special_bits(&padded(&bytes[at..])),
+        let rest;
+        let block = match bytes[at..].first_chunk() {
+            Some(block) => block,
+            None => {
+                rest = padded(&bytes[at..]);
+                &rest
+            }
         };
-        *self = Self { from: at, bits };
+        let is_wide = bits(block, |bytes| bytes) != 0;
+        *self = Self { from: at, bits: special_bits(block), is_wide: self.is_wide | is_wide };
     }
 }
 
@@ -91,30 +100,27 @@ fn padded(rest: &[u8]) -> [u8; BLOCK] {
     block
 }
 
-/// Two plain loops, so that the compiler can put the first into vector instructions: mark each byte,
-/// then bring the marks of eight bytes together into eight bits.
+/// One bit for each byte: a quote, a backslash, a control character.
 fn special_bits(block: &[u8; BLOCK]) -> u64 {
-    /// In the first byte its first bit, in the second its second, …
-    const ONE_EACH: u64 = 0x8040_2010_0804_0201;
-    /// Adds all bytes into the highest.
-    const ADD: u64 = 0x0101_0101_0101_0101;
-    let marks: [u8; BLOCK] = std::array::from_fn(|index| if is_special(block[index]) { 0xff } else { 0 });
-    let mut bits = 0;
-    for (index, eight) in marks.as_chunks().0.iter().enumerate() {
-        let one_each = u64::from_le_bytes(*eight) & ONE_EACH;
-        bits |= (one_each.wrapping_mul(ADD) >> 56) << (8 * index);
-    }
-    bits
+    bits(block, |bytes| {
+        let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
+        is_control | bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'))
+    })
 }
 
-/// Judged without branches.
-fn is_special(byte: u8) -> bool {
-    (byte < 0x20) | (byte == b'"') | (byte == b'\\')
+/// The first bit of what `mark` makes of each byte.
+fn bits(block: &[u8; BLOCK], mark: impl Fn(u8x16) -> u8x16) -> u64 {
+    let parts = block.as_chunks().0.iter().enumerate();
+    parts.fold(0, |bits, (nth, part)| bits | (u64::from(mark(u8x16::new(*part)).to_bitmask()) << (16 * nth)))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, Window, is_special, special_bits};
+    use super::{BLOCK, Window, special_bits};
+
+    fn is_special(byte: u8) -> bool {
+        byte < 0x20 || byte == b'"' || byte == b'\\'
+    }
 
     #[test]
     fn every_byte_has_its_own_bit() {
