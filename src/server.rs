@@ -16,9 +16,10 @@ use axum::response::Response;
 use http::header::CONNECTION;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulConnection;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -40,6 +41,8 @@ const MAX_H2_STREAMS: u32 = 1024;
 const LAST_WORDS: Duration = Duration::from_millis(500);
 /// How often it is looked whether the last call has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Looks at a connection whose first letters could be either HTTP's; after that it is taken for HTTP/1.1.
+const MAX_OPENING_LOOKS: u32 = 50;
 /// Connections that wait for a worker to take them; the next one waits in the listener.
 const MAX_ARRIVALS: usize = 256;
 /// Pause after an accept that failed, e.g. for want of file descriptors.
@@ -241,19 +244,48 @@ async fn connection(arrived: Arrived, server: Server) {
     let _gauged = Gauged::one_more(active);
     // Small events must not wait for an acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let service = service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), app.clone()));
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
-    let serving = builder.serve_connection(TokioIo::new(stream), service);
-    let mut serving = std::pin::pin!(serving);
     let is_closed = closed.clone();
     let closing = Box::pin(async move { closed.changed().await });
     let mut closing = Rarely::new(closing, move || is_closed.has_changed().unwrap_or(true));
+    let is_http2 = tokio::select! {
+        opening = timeout(HEAD_TIMEOUT, opens_http2(&stream)) => opening.unwrap_or(false),
+        _ = &mut closing => return,
+    };
+    let service = service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), app.clone()));
+    let stream = TokioIo::new(stream);
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
+        until_closed(builder.serve_connection(stream, service), closing).await;
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+        until_closed(builder.serve_connection(stream, service), closing).await;
+    }
+}
+
+/// Whether a client opens HTTP/2, which is told by its first letters: no method of HTTP/1.1 begins like this (RFC 9113,
+/// 3.4). They are only looked at, so that the connection reads them itself.
+async fn opens_http2(stream: &TcpStream) -> bool {
+    const OPENING: &[u8; 3] = b"PRI";
+    let mut first = [0; OPENING.len()];
+    for _ in 0..MAX_OPENING_LOOKS {
+        match stream.peek(&mut first).await {
+            Ok(seen) if seen > 0 && seen < first.len() && OPENING.starts_with(&first[..seen]) => sleep(LOOK_EVERY).await,
+            Ok(_) => return first == *OPENING,
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// Serves a connection to its end; when the gateway closes, what runs on it is its end.
+async fn until_closed(serving: impl GracefulConnection, closing: impl Future + Unpin) {
+    let mut serving = std::pin::pin!(serving);
     tokio::select! {
         biased;
         _ = serving.as_mut() => return,
-        _ = &mut closing => serving.as_mut().graceful_shutdown(),
+        _ = closing => serving.as_mut().graceful_shutdown(),
     }
     let _ = serving.await;
 }

@@ -64,6 +64,39 @@ async fn http2_on_both_sides() {
     behind.settled("plain", 3).await;
 }
 
+/// The first letters tell which HTTP a client speaks, also when they come one at a time and `POST` begins as HTTP/2 does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openings_that_arrive_letter_by_letter_are_told_apart() {
+    let fake = FakeProvider::start().await;
+    let gateway = behind(&fake).await;
+    let body = request("fake/plain", 3).to_string();
+    let head =
+        format!("host: a\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+    let http1 = format!("POST /v1/chat/completions HTTP/1.1\r\n{head}{body}");
+    let settings = b"\0\0\0\x04\0\0\0\0\0";
+    let http2 = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), settings].concat();
+    let address = gateway.address;
+    let answers = tokio::task::spawn_blocking(move || {
+        [http1.into_bytes(), http2, b"P".to_vec(), Vec::new()].map(|opening| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_nodelay(true).unwrap();
+            opening.iter().for_each(|byte| stream.write_all(&[*byte]).unwrap());
+            if opening.len() < 2 {
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            let mut answer = vec![0; 4096];
+            let read = stream.read(&mut answer).unwrap();
+            answer.truncate(read);
+            answer
+        })
+    });
+    let [http1, http2, half, nothing] = answers.await.unwrap();
+    assert!(http1.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&http1));
+    assert_eq!(http2.get(3), Some(&4), "a SETTINGS frame: {http2:?}");
+    assert_eq!((half.len(), nothing.len()), (0, 0), "nothing was asked");
+    gateway.settled("plain", 1).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_resets_its_http2_stream_has_left() {
     let fake = FakeProvider::start().await;
