@@ -133,7 +133,7 @@ pub fn reply_to_panic() -> Response {
 }
 
 fn open(house: &House, arrival: Arrival) -> Call {
-    let Arrival { request_id, method, route, surface, .. } = arrival.clone();
+    let Arrival { request_id, method, route, surface, .. } = arrival;
     let mut call = house.meter.call(Facts { request_id, method, endpoint: route, surface });
     call.requested(OTHER);
     call

@@ -20,11 +20,15 @@ const A_WHOLE_SPAN: Duration = Duration::from_secs(60);
 
 /// A provider's permit that was had ahead of the first attempt there, for that attempt to take.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ahead(Arc<Mutex<Option<Permit>>>);
+pub(super) struct Ahead(Option<Arc<Mutex<Option<Permit>>>>);
 
 impl Ahead {
+    fn new(permit: Option<Permit>) -> Self {
+        Self(permit.map(|permit| Arc::new(Mutex::new(Some(permit)))))
+    }
+
     pub(super) fn take(&self) -> Option<Permit> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.0.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -47,7 +51,7 @@ pub(super) async fn admit(
     let (mut permit, ahead) = admitted.map_err(|denied| refusal(house, &denied))?;
     let standing = permit.standing();
     call.when_over(Box::new(move |used| permit.settle(used)));
-    Ok((standing, Ahead(Arc::new(Mutex::new(ahead)))))
+    Ok((standing, Ahead::new(ahead)))
 }
 
 /// The ledgers of the provider that the call goes to, when that is certain, and nobody waits in line there.
