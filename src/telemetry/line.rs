@@ -1,7 +1,7 @@
 //! One log event as one line of JSON, under the field names that log tools expect.
 //! It must not know which events there are.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::time::SystemTime;
 
@@ -25,16 +25,24 @@ where
     N: for<'writer> FormatFields<'writer> + 'static,
 {
     fn format_event(&self, _context: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
-        thread_local! {
-            // Put together here and written in one piece: each write through `writer` is a call through a table.
-            static LINE: RefCell<String> = const { RefCell::new(String::new()) };
-        }
-        LINE.with_borrow_mut(|line| {
-            line.clear();
+        on_a_line(|line| {
             self.spell(line, event);
             writer.write_str(line)
         })
     }
+}
+
+/// Lends a line that is put together in one place and written in one piece: each write through a [`Writer`] is a call
+/// through a table. A value that logs while it is being spelled has a line of its own.
+fn on_a_line<T>(write: impl FnOnce(&mut String) -> T) -> T {
+    thread_local! {
+        static LINE: Cell<String> = const { Cell::new(String::new()) };
+    }
+    let mut line = LINE.take();
+    line.clear();
+    let written = write(&mut line);
+    LINE.set(line);
+    written
 }
 
 impl JsonLine {
@@ -171,6 +179,21 @@ mod tests {
         assert_eq!(at(1_760_000_000_000_042), "{\"timestamp\":\"2025-10-09T08:53:20.000042Z\"");
         assert_eq!(at(1_760_000_000_999_999), "{\"timestamp\":\"2025-10-09T08:53:20.999999Z\"");
         assert_eq!(at(1_760_000_001_120_000), "{\"timestamp\":\"2025-10-09T08:53:21.120000Z\"");
+    }
+
+    #[test]
+    fn a_value_that_logs_while_it_is_spelled_harms_no_line() {
+        let outer = on_a_line(|line| {
+            line.push_str("out");
+            let inner = on_a_line(|line| {
+                line.push_str("inner");
+                line.clone()
+            });
+            assert_eq!(inner, "inner");
+            line.push_str("er");
+            line.clone()
+        });
+        assert_eq!((outer.as_str(), on_a_line(|line| line.clone()).as_str()), ("outer", ""));
     }
 
     #[test]
