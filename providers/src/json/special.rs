@@ -1,17 +1,22 @@
-//! Finds the bytes that mean something inside a JSON string (a quote, a backslash, a control
-//! character, which JSON forbids there) 64 at a time: one bit each, kept for the strings that follow,
-//! because most are short. It must not know what a string is about.
+//! Finds where a JSON string ends, 64 bytes at a time: which of them are special (a quote, a backslash, a
+//! control character, which JSON forbids there) is one bit each, and which of those a backslash takes the
+//! meaning from follows from the bits. The bits are kept for the strings that follow, because most are
+//! short. It must not know what a string is about.
 
-use wide::u8x16;
+use fearless_simd::prelude::*;
+use fearless_simd::{Level, dispatch, u8x64};
 
 /// Bytes that are looked at together.
 const BLOCK: usize = 64;
+
+/// Every second bit, beginning with the second.
+const ODD: u64 = 0xAAAA_AAAA_AAAA_AAAA;
 
 /// The block that was looked at last: where it begins and its special bytes, the first in the lowest bit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Window {
     from: usize,
-    bits: u64,
+    specials: u64,
     /// Whether a byte that was looked at is none of ASCII.
     pub(super) is_wide: bool,
 }
@@ -19,115 +24,179 @@ pub(super) struct Window {
 impl Default for Window {
     /// Where no text reaches.
     fn default() -> Self {
-        Self { from: usize::MAX / 2, bits: 0, is_wide: false }
+        Self { from: usize::MAX / 2, specials: 0, is_wide: false }
     }
 }
-
-/// What makes an escape of itself after a backslash. `u` does not: four digits must follow it.
-const ESCAPES: [bool; 256] = {
-    let mut is_escape = [false; 256];
-    let letters = b"\"\\/bfnrt";
-    let mut index = 0;
-    while index < letters.len() {
-        is_escape[letters[index] as usize] = true;
-        index += 1;
-    }
-    is_escape
-};
 
 impl Window {
     /// Where the string ends that has begun before `at`: at its closing quote. The error is the place of what
     /// no string may hold, or the length of `bytes` where they end within it.
-    pub fn closing_quote(&mut self, bytes: &[u8], mut at: usize) -> Result<usize, usize> {
-        loop {
-            let mut inside = at.wrapping_sub(self.from);
-            if inside >= BLOCK {
-                if at >= bytes.len() {
-                    return Err(bytes.len());
-                }
-                self.look(bytes, at);
-                inside = 0;
-            }
-            let mut bits = self.bits & (u64::MAX << inside);
-            at = self.from + BLOCK;
-            while bits != 0 {
-                let bit = bits.trailing_zeros();
-                let place = self.from + bit as usize;
-                match bytes.get(place) {
-                    Some(b'"') => return Ok(place),
-                    Some(b'\\') => {}
-                    _ => return Err(place),
-                }
-                if !bytes.get(place + 1).is_some_and(|&letter| ESCAPES[usize::from(letter)]) {
-                    unit(bytes, place)?;
-                }
-                // What follows the backslash is passed as well; it may stand in the next block.
-                bits &= !(0b11 << bit);
-                at = at.max(place + 2);
+    #[inline]
+    pub fn closing_quote(&mut self, bytes: &[u8], at: usize) -> Result<usize, usize> {
+        let inside = at.wrapping_sub(self.from);
+        if inside < BLOCK {
+            let specials = self.specials & (u64::MAX << inside);
+            let place = self.from + specials.trailing_zeros() as usize;
+            if specials != 0 && bytes.get(place) == Some(&b'"') {
+                return Ok(place);
             }
         }
+        self.seek(bytes, at)
     }
 
-    fn look(&mut self, bytes: &[u8], at: usize) {
-        let rest;
-        let block = match bytes[at..].first_chunk() {
-            Some(block) => block,
-            None => {
-                rest = padded(&bytes[at..]);
-                &rest
+    /// The same for a string of any length, with any escapes, by the widest vectors that this processor has.
+    #[inline(never)]
+    fn seek(&mut self, bytes: &[u8], at: usize) -> Result<usize, usize> {
+        dispatch!(Level::new(), simd => self.seek_with(simd, bytes, at))
+    }
+
+    #[inline(always)]
+    fn seek_with<S: Simd>(&mut self, simd: S, bytes: &[u8], mut at: usize) -> Result<usize, usize> {
+        let mut is_first_escaped = 0;
+        while at < bytes.len() {
+            let block = block(simd, bytes, at);
+            let marks = Marks::of(block);
+            self.from = at;
+            self.is_wide |= marks.is_wide;
+            self.specials = marks.quotes | marks.backslashes | marks.controls;
+            let escaped = escaped(marks.backslashes, is_first_escaped);
+            is_first_escaped = (marks.backslashes & !escaped) >> (BLOCK - 1);
+            let stops = marks.quotes & !escaped | marks.controls;
+            let passed = escaped & before_first(stops);
+            if passed != 0 {
+                let doubtful = passed & !(marks.quotes | marks.backslashes | letters(block));
+                places(at, doubtful).try_for_each(|place| unit(bytes, place))?;
             }
-        };
-        let is_wide = bits(block, |bytes| bytes) != 0;
-        *self = Self { from: at, bits: special_bits(block), is_wide: self.is_wide | is_wide };
+            if stops != 0 {
+                let place = at + stops.trailing_zeros() as usize;
+                return if bytes.get(place) == Some(&b'"') { Ok(place) } else { Err(place) };
+            }
+            at += BLOCK;
+        }
+        Err(bytes.len())
     }
 }
 
-/// Passes the `\uXXXX` at `place`. The error is where something else begins.
-#[cold]
-fn unit(bytes: &[u8], place: usize) -> Result<(), usize> {
-    match bytes.get(place + 1..) {
-        Some([b'u', a, b, c, d, ..]) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => Ok(()),
-        Some([b'u', _, _, _, _, ..]) => Err(place + 2),
-        Some([b'u', ..]) => Err(bytes.len()),
-        _ => Err(place + 1),
+/// One bit for each byte of a block.
+struct Marks {
+    quotes: u64,
+    backslashes: u64,
+    controls: u64,
+    /// Whether a byte is none of ASCII.
+    is_wide: bool,
+}
+
+impl Marks {
+    #[inline(always)]
+    fn of<S: Simd>(block: u8x64<S>) -> Self {
+        Self {
+            quotes: block.simd_eq(b'"').to_bitmask(),
+            backslashes: block.simd_eq(b'\\').to_bitmask(),
+            controls: block.simd_lt(b' ').to_bitmask(),
+            is_wide: block.simd_ge(0x80).any_true(),
+        }
     }
 }
 
-/// The last bytes of a text; what follows them is not special.
-fn padded(rest: &[u8]) -> [u8; BLOCK] {
-    let mut block = [b' '; BLOCK];
-    block[..rest.len()].copy_from_slice(rest);
-    block
+/// The bytes that make an escape after a backslash; `u` does not of itself, as four digits must follow it.
+#[inline(always)]
+fn letters<S: Simd>(block: u8x64<S>) -> u64 {
+    // `b` and `r` differ in one bit only, and so do `f` and `n`.
+    let pairs = (block | 0x10).simd_eq(b'r') | (block | 0x08).simd_eq(b'n');
+    (pairs | block.simd_eq(b't') | block.simd_eq(b'/')).to_bitmask()
 }
 
-/// One bit for each byte: a quote, a backslash, a control character.
-fn special_bits(block: &[u8; BLOCK]) -> u64 {
-    bits(block, |bytes| {
-        let is_control = bytes.min(u8x16::splat(0x1f)).simd_eq(bytes);
-        is_control | bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\'))
+/// The block at `at`; what follows the end of the text is not special.
+#[inline(always)]
+fn block<S: Simd>(simd: S, bytes: &[u8], at: usize) -> u8x64<S> {
+    let rest = &bytes[at..];
+    match rest.first_chunk::<BLOCK>() {
+        Some(whole) => u8x64::from_slice(simd, whole),
+        None => {
+            let mut padded = [b' '; BLOCK];
+            padded[..rest.len()].copy_from_slice(rest);
+            u8x64::from_slice(simd, &padded)
+        }
+    }
+}
+
+/// The bits below the lowest of `bits`; all, if there is none.
+fn before_first(bits: u64) -> u64 {
+    !bits & bits.wrapping_sub(1)
+}
+
+/// Which bytes follow a backslash that is not escaped itself. The first may follow one of the block before.
+fn escaped(backslashes: u64, is_first_escaped: u64) -> u64 {
+    let backslashes = backslashes & !is_first_escaped;
+    // Of a row of backslashes each second one is escaped, and so is what follows a row of odd length: where
+    // the row begins at an even bit these are odd bits, else even ones. Rows that begin at an odd bit are
+    // found by adding that bit: the carry runs through the row and one further.
+    let odd_begins = backslashes & !(backslashes << 1) & ODD;
+    let odd_rows = backslashes.wrapping_add(odd_begins) ^ backslashes;
+    ((backslashes << 1) & (ODD ^ odd_rows)) | is_first_escaped
+}
+
+/// The places of the `bits` of the block at `from`.
+fn places(from: usize, mut bits: u64) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = (bits != 0).then(|| from + bits.trailing_zeros() as usize);
+        bits &= bits.wrapping_sub(1);
+        place
     })
 }
 
-/// The first bit of what `mark` makes of each byte.
-fn bits(block: &[u8; BLOCK], mark: impl Fn(u8x16) -> u8x16) -> u64 {
-    let parts = block.as_chunks().0.iter().enumerate();
-    parts.fold(0, |bits, (nth, part)| bits | (u64::from(mark(u8x16::new(*part)).to_bitmask()) << (16 * nth)))
+/// Passes the `uXXXX` at `place`. The error is where something else begins.
+fn unit(bytes: &[u8], place: usize) -> Result<(), usize> {
+    match bytes.get(place..) {
+        Some([b'u', a, b, c, d, ..]) if [a, b, c, d].iter().all(|digit| digit.is_ascii_hexdigit()) => Ok(()),
+        Some([b'u', _, _, _, _, ..]) => Err(place + 1),
+        Some([b'u', ..]) => Err(bytes.len()),
+        _ => Err(place),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BLOCK, Window, special_bits};
+    use fearless_simd::{Level, dispatch};
 
-    fn is_special(byte: u8) -> bool {
-        byte < 0x20 || byte == b'"' || byte == b'\\'
+    use super::{BLOCK, Marks, Window, block, escaped, letters};
+
+    fn by_byte(block: &[u8; BLOCK], is_meant: impl Fn(u8) -> bool) -> u64 {
+        block.iter().enumerate().fold(0, |bits, (index, &byte)| bits | (u64::from(is_meant(byte)) << index))
     }
 
+    /// With the widest vectors and with those that every processor has.
     #[test]
     fn every_byte_has_its_own_bit() {
         for shift in 0..=255_u8 {
-            let block: [u8; BLOCK] = std::array::from_fn(|index| (index as u8).wrapping_mul(5).wrapping_add(shift));
-            let by_hand = block.iter().enumerate().fold(0, |bits, (index, &byte)| bits | (u64::from(is_special(byte)) << index));
-            assert_eq!(special_bits(&block), by_hand, "{block:x?}");
+            let text: [u8; BLOCK] = std::array::from_fn(|index| (index as u8).wrapping_mul(5).wrapping_add(shift));
+            for level in [Level::new(), Level::baseline()] {
+                let (marks, letters) = dispatch!(level, simd => {
+                    let block = block(simd, &text, 0);
+                    (Marks::of(block), letters(block))
+                });
+                assert_eq!(marks.quotes, by_byte(&text, |byte| byte == b'"'), "{text:x?}");
+                assert_eq!(marks.backslashes, by_byte(&text, |byte| byte == b'\\'), "{text:x?}");
+                assert_eq!(marks.controls, by_byte(&text, |byte| byte < 0x20), "{text:x?}");
+                assert_eq!(marks.is_wide, !text.is_ascii(), "{text:x?}");
+                assert_eq!(letters, by_byte(&text, |byte| b"/bfnrt".contains(&byte)), "{text:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_backslash_escapes_unless_it_is_escaped() {
+        let rows = [0, 1, 0b11, 0b101, 0b1110, 0b1111_0110_1011, u64::MAX, u64::MAX << 1, u64::MAX << 63, 0xF0F0_7070_3131_1DD1];
+        for backslashes in rows.into_iter().flat_map(|row| (0..64).map(move |turn| row.rotate_left(turn))) {
+            for first in [0, 1] {
+                let mut is_escaped = first == 1;
+                let by_hand = (0..64).fold(0, |bits, bit| {
+                    let bits = bits | (u64::from(is_escaped) << bit);
+                    is_escaped = !is_escaped && backslashes >> bit & 1 == 1;
+                    bits
+                });
+                assert_eq!(escaped(backslashes, first), by_hand, "{backslashes:b} after {first}");
+            }
         }
     }
 
@@ -175,6 +244,8 @@ mod tests {
             for step in 0..5 * len {
                 let at = (step * 37 + step / 3) % (len + 1);
                 assert_eq!(window.closing_quote(text, at), by_hand(text, at), "from {at} of {len}");
+                let narrow = dispatch!(Level::baseline(), simd => Window::default().seek_with(simd, text, at));
+                assert_eq!(narrow, by_hand(text, at), "from {at} of {len}");
             }
         }
     }
