@@ -91,41 +91,35 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// A [`Fault`] where the text stops being JSON, or is not an object.
     pub fn object(&mut self, mut visit: impl FnMut(Member)) -> Result<(), Fault> {
-        self.members(|scanner, key| {
+        self.keys(|scanner, key| {
             let (value, shape) = scanner.value()?;
             visit(Member { key, value, shape });
             Ok(())
         })
     }
 
-    /// Reads one object; `visit` is told each key (quotes included) with the scanner before the
-    /// member's value, and must pass exactly that value. So nested values are read in one go.
+    /// Reads one object; `visit` is told each key (without its quotes, as it is written) with the scanner
+    /// before the member's value, and must pass exactly that value. So nested values are read in one go.
     ///
     /// # Errors
     /// A [`Fault`] where the text stops being JSON, or is not an object.
-    pub fn members(&mut self, mut visit: impl FnMut(&mut Self, Range<usize>) -> Result<(), Fault>) -> Result<(), Fault> {
-        self.space();
-        self.expect(b'{')?;
-        self.enter()?;
-        self.space();
-        if self.take(b'}') {
-            self.depth -= 1;
-            return Ok(());
-        }
-        loop {
+    pub fn members(&mut self, mut visit: impl FnMut(&mut Self, &'a [u8]) -> Result<(), Fault>) -> Result<(), Fault> {
+        let bytes = self.bytes;
+        self.keys(|scanner, key| visit(scanner, &bytes[key.start + 1..key.end - 1]))
+    }
+
+    /// Reads one object; `visit` is told where each key stands, with its quotes.
+    fn keys(&mut self, mut visit: impl FnMut(&mut Self, Range<usize>) -> Result<(), Fault>) -> Result<(), Fault> {
+        let mut has_more = self.open(b'{', b'}')?;
+        while has_more {
             self.space();
             let key = self.string()?;
             self.space();
             self.expect(b':')?;
             visit(self, key)?;
-            self.space();
-            if self.take(b',') {
-                continue;
-            }
-            self.expect(b'}')?;
-            self.depth -= 1;
-            return Ok(());
+            has_more = self.has_more(b'}')?;
         }
+        Ok(())
     }
 
     /// Reads one array and tells where each element stands to `visit`.
@@ -146,24 +140,12 @@ impl<'a> Scanner<'a> {
     /// # Errors
     /// A [`Fault`] where the text stops being JSON, or is not an array.
     pub fn elements(&mut self, mut visit: impl FnMut(&mut Self) -> Result<(), Fault>) -> Result<(), Fault> {
-        self.space();
-        self.expect(b'[')?;
-        self.enter()?;
-        self.space();
-        if self.take(b']') {
-            self.depth -= 1;
-            return Ok(());
-        }
-        loop {
+        let mut has_more = self.open(b'[', b']')?;
+        while has_more {
             visit(self)?;
-            self.space();
-            if self.take(b',') {
-                continue;
-            }
-            self.expect(b']')?;
-            self.depth -= 1;
-            return Ok(());
+            has_more = self.has_more(b']')?;
         }
+        Ok(())
     }
 
     /// The kind of value that begins here, judged by its first byte.
@@ -235,15 +217,25 @@ impl<'a> Scanner<'a> {
         Fault::Syntax(self.at)
     }
 
+    /// Most JSON is written without white space, and all that is white space is at most a space.
+    #[inline]
     fn space(&mut self) {
-        while matches!(self.peek(), Some(b' ' | b'\n' | b'\r' | b'\t')) {
-            self.at += 1;
+        if self.peek().is_some_and(|byte| byte <= b' ') {
+            self.pass_space();
         }
+    }
+
+    #[inline(never)]
+    fn pass_space(&mut self) {
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+        self.at += self.bytes[self.at..].iter().take_while(|byte| is_space(byte)).count();
     }
 
     fn take(&mut self, byte: u8) -> bool {
         let found = self.peek() == Some(byte);
-        self.at += usize::from(found);
+        if found {
+            self.at += 1;
+        }
         found
     }
 
@@ -251,9 +243,28 @@ impl<'a> Scanner<'a> {
         if self.take(byte) { Ok(()) } else { Err(self.fault()) }
     }
 
-    fn enter(&mut self) -> Result<(), Fault> {
-        self.depth += 1;
-        if self.depth > MAX_DEPTH { Err(Fault::TooDeep(self.at)) } else { Ok(()) }
+    /// Enters an object or array; whether something is in it.
+    fn open(&mut self, open: u8, close: u8) -> Result<bool, Fault> {
+        self.space();
+        self.expect(open)?;
+        if self.depth == MAX_DEPTH {
+            return Err(Fault::TooDeep(self.at));
+        }
+        self.space();
+        let is_empty = self.take(close);
+        self.depth += u32::from(!is_empty);
+        Ok(!is_empty)
+    }
+
+    /// Passes what follows a member or an element; whether another one is next.
+    fn has_more(&mut self, close: u8) -> Result<bool, Fault> {
+        self.space();
+        if self.take(b',') {
+            return Ok(true);
+        }
+        self.expect(close)?;
+        self.depth -= 1;
+        Ok(false)
     }
 
     fn literal(&mut self, word: &[u8], shape: Shape) -> Result<Shape, Fault> {
@@ -296,11 +307,9 @@ impl<'a> Scanner<'a> {
     }
 
     fn digits(&mut self) -> Result<(), Fault> {
-        let start = self.at;
-        while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
-            self.at += 1;
-        }
-        if self.at > start { Ok(()) } else { Err(self.fault()) }
+        let count = self.bytes[self.at..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        self.at += count;
+        if count > 0 { Ok(()) } else { Err(self.fault()) }
     }
 }
 

@@ -326,15 +326,14 @@ fn wrong_type(name: &str, expected: &str) -> Refusal {
 /// A key written with escapes could hide a second spelling of a field that the gateway owns; keys
 /// are compared as text, so neither a plain nor an escaped duplicate gets past.
 fn refuse_duplicates(raw: &[u8], members: &[Member]) -> Result<(), Refusal> {
-    let mut names = Vec::with_capacity(members.len());
-    for member in members {
-        let name = json::text(&raw[member.key.clone()]).ok_or_else(|| invalid_json("a key is not text".to_owned()))?;
-        let is_escaped = name.len() != member.key.len() - 2;
-        if is_escaped || names.contains(&name) {
+    for (nth, member) in members.iter().enumerate() {
+        let key = &raw[member.key.clone()];
+        let is_escaped = memchr::memchr(b'\\', key).is_some();
+        if is_escaped || members[..nth].iter().any(|before| raw[before.key.clone()] == *key) {
+            let name = json::text(key).ok_or_else(|| invalid_json("a key is not text".to_owned()))?;
             let message = format!("the field `{name}` is given twice or with an escaped name");
             return Err(Refusal::field(&name, "invalid_json", message));
         }
-        names.push(name);
     }
     Ok(())
 }

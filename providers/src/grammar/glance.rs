@@ -97,8 +97,8 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn member(&mut self, scanner: &mut Scanner<'_>, key: Span) -> Result<(), Fault> {
-        match &self.chunk[key.start + 1..key.end - 1] {
+    fn member(&mut self, scanner: &mut Scanner<'_>, key: &[u8]) -> Result<(), Fault> {
+        match key {
             b"id" => self.found.id = self.filled(scanner)?,
             b"object" => {
                 self.found.lacks_object = false;
@@ -118,7 +118,7 @@ impl Look<'_> {
             b"usage" => self.found.usage = self.object(scanner)?,
             b"service_tier" => self.found.tier = self.filled(scanner)?,
             b"x_groq" if scanner.shape() == Some(Shape::Object) => scanner.members(|scanner, key| {
-                if self.chunk[key] == *b"\"usage\"" {
+                if key == b"usage" {
                     self.found.groq_usage = self.object(scanner)?;
                     return Ok(());
                 }
@@ -158,7 +158,7 @@ impl Look<'_> {
         self.found.choices += 1;
         let (mut index, mut has_delta, mut has_finish) = (None, false, false);
         scanner.members(|scanner, key| {
-            match &self.chunk[key.start + 1..key.end - 1] {
+            match key {
                 b"index" => index = Some(self.integer(scanner)?),
                 b"delta" if scanner.shape() == Some(Shape::Object) => {
                     has_delta = true;
@@ -172,7 +172,7 @@ impl Look<'_> {
                 }
                 other => {
                     let (_, shape) = scanner.value()?;
-                    let is_odd = *other == *b"message" || (*other == *b"error" && shape != Shape::Null);
+                    let is_odd = other == b"message" || (other == b"error" && shape != Shape::Null);
                     self.found.is_foreign |= is_odd || other.contains(&b'\\');
                 }
             }
@@ -184,8 +184,8 @@ impl Look<'_> {
         Ok(())
     }
 
-    fn delta(&mut self, scanner: &mut Scanner<'_>, key: Span) -> Result<(), Fault> {
-        match &self.chunk[key.start + 1..key.end - 1] {
+    fn delta(&mut self, scanner: &mut Scanner<'_>, key: &[u8]) -> Result<(), Fault> {
+        match key {
             b"role" => self.found.is_foreign |= !matches!(scanner.value()?.1, Shape::String | Shape::Null),
             b"content" => self.text(scanner, CONTENT)?,
             b"reasoning_content" => self.text(scanner, REASONING)?,
@@ -197,13 +197,11 @@ impl Look<'_> {
             }
             b"tool_calls" if scanner.shape() == Some(Shape::Array) => scanner.elements(|scanner| self.tool(scanner))?,
             b"tool_calls" => self.found.is_foreign |= scanner.value()?.1 != Shape::Null,
-            b"function_call" if scanner.shape() == Some(Shape::Object) => {
-                scanner.members(|scanner, key| match &self.chunk[key.start + 1..key.end - 1] {
-                    b"name" => self.text(scanner, FUNCTION_NAME),
-                    b"arguments" => self.text(scanner, FUNCTION_ARGUMENTS),
-                    _ => scanner.value().map(|_| ()),
-                })?
-            }
+            b"function_call" if scanner.shape() == Some(Shape::Object) => scanner.members(|scanner, key| match key {
+                b"name" => self.text(scanner, FUNCTION_NAME),
+                b"arguments" => self.text(scanner, FUNCTION_ARGUMENTS),
+                _ => scanner.value().map(|_| ()),
+            })?,
             other => {
                 self.found.is_foreign |= other.contains(&b'\\');
                 let (value, shape) = scanner.value()?;
@@ -224,7 +222,7 @@ impl Look<'_> {
         let mut tool = Tool::default();
         let mut index = None;
         scanner.members(|scanner, key| {
-            match &self.chunk[key.start + 1..key.end - 1] {
+            match key {
                 b"index" => index = Some(self.integer(scanner)?),
                 b"id" => tool.id = self.piece(scanner)?,
                 b"type" => {
@@ -233,7 +231,7 @@ impl Look<'_> {
                     tool.has_type = shape == Shape::String;
                 }
                 b"function" if scanner.shape() == Some(Shape::Object) => scanner.members(|scanner, key| {
-                    match &self.chunk[key.start + 1..key.end - 1] {
+                    match key {
                         b"name" => tool.name = self.piece(scanner)?,
                         b"arguments" => {
                             let (value, shape) = scanner.value()?;
@@ -248,7 +246,7 @@ impl Look<'_> {
                     Ok(())
                 })?,
                 other => {
-                    self.found.is_foreign |= *other == *b"custom" || other.contains(&b'\\');
+                    self.found.is_foreign |= other == b"custom" || other.contains(&b'\\');
                     scanner.value()?;
                 }
             }

@@ -50,7 +50,7 @@ pub(crate) fn read(raw: &[u8]) -> Option<Reported> {
 /// A [`Fault`] where the text stops being JSON, or is not an object.
 pub(crate) fn pass(raw: &[u8], scanner: &mut Scanner<'_>) -> Result<Option<Reported>, Fault> {
     let mut counts = Counts::default();
-    scanner.members(|scanner, key| counts.top(&raw[key.start + 1..key.end - 1], scanner, raw))?;
+    scanner.members(|scanner, key| counts.top(key, scanner, raw))?;
     Ok(counts.settle())
 }
 
@@ -81,11 +81,15 @@ fn tell_part(object: &mut Map<String, Value>, details: &str, name: &str, count: 
 
 impl Counts {
     fn top(&mut self, key: &[u8], scanner: &mut Scanner<'_>, raw: &[u8]) -> Result<(), Fault> {
-        if let Some((read, is_in_place)) = inner(key)
-            && scanner.shape() == Some(Shape::Object)
+        if scanner.shape() == Some(Shape::Object)
+            && let Some((read, is_in_place)) = inner(key)
         {
             let in_place = self.in_place;
-            scanner.object(|member| read(self, &raw[member.key.start + 1..member.key.end - 1], &raw[member.value]))?;
+            scanner.members(|scanner, key| {
+                let (value, _) = scanner.value()?;
+                read(self, key, &raw[value]);
+                Ok(())
+            })?;
             if !is_in_place {
                 self.in_place = in_place;
             }

@@ -12,7 +12,7 @@ use super::usage;
 use crate::call::{Answer, Call};
 use crate::error::{Class, UpstreamError};
 use crate::failure;
-use crate::json::{Fault, Scanner, Shape};
+use crate::json::{self, Fault, Scanner, Shape};
 use crate::usage::{Tier, Usage};
 
 /// A whole chat completion.
@@ -79,8 +79,8 @@ impl Look {
         let mut look = Self::default();
         let mut found = Members::default();
         let mut scanner = Scanner::new(body);
-        scanner.members(|scanner, key| {
-            match &body[key.start + 1..key.end - 1] {
+        scanner.members(|scanner, name| {
+            match name {
                 b"choices" if scanner.shape() == Some(Shape::Array) => {
                     scanner.elements(|scanner| {
                         found.choices = true;
@@ -114,8 +114,7 @@ impl Look {
             b"created" => found.created = shape == Shape::Number && value.iter().all(u8::is_ascii_digit),
             b"model" => found.model = shape == Shape::String && value.len() > 2,
             b"service_tier" => {
-                let name = std::str::from_utf8(value).unwrap_or_default();
-                self.tier = Tier::from_name(name.trim_matches('"'));
+                self.tier = json::text(value).map(|name| Tier::from_name(&name)).unwrap_or_default();
             }
             b"error" => self.is_foreign |= shape != Shape::Null,
             other => self.is_foreign |= other.contains(&b'\\'),
@@ -124,12 +123,12 @@ impl Look {
 
     fn choice(&mut self, body: &[u8], scanner: &mut Scanner<'_>) -> Result<(), Fault> {
         let (mut has_index, mut has_message, mut has_finish) = (false, false, false);
-        scanner.members(|scanner, key| {
-            match &body[key.start + 1..key.end - 1] {
+        scanner.members(|scanner, name| {
+            match name {
                 b"message" if scanner.shape() == Some(Shape::Object) => {
                     has_message = true;
                     let mut has_content = false;
-                    scanner.members(|scanner, key| self.message(body, scanner, &body[key], &mut has_content))?;
+                    scanner.members(|scanner, name| self.message(scanner, name, &mut has_content))?;
                     self.is_foreign |= !has_content;
                 }
                 name => {
@@ -148,10 +147,10 @@ impl Look {
         Ok(())
     }
 
-    fn message(&mut self, body: &[u8], scanner: &mut Scanner<'_>, key: &[u8], has_content: &mut bool) -> Result<(), Fault> {
-        match key {
-            b"\"tool_calls\"" if scanner.shape() == Some(Shape::Array) => scanner.elements(|scanner| self.tool(body, scanner)),
-            b"\"content\"" => {
+    fn message(&mut self, scanner: &mut Scanner<'_>, name: &[u8], has_content: &mut bool) -> Result<(), Fault> {
+        match name {
+            b"tool_calls" if scanner.shape() == Some(Shape::Array) => scanner.elements(|scanner| self.tool(scanner)),
+            b"content" => {
                 *has_content = true;
                 self.is_foreign |= !matches!(scanner.value()?.1, Shape::String | Shape::Null);
                 Ok(())
@@ -161,21 +160,20 @@ impl Look {
     }
 
     /// A whole call has an id, a type, and a function whose arguments are text.
-    fn tool(&mut self, body: &[u8], scanner: &mut Scanner<'_>) -> Result<(), Fault> {
+    fn tool(&mut self, scanner: &mut Scanner<'_>) -> Result<(), Fault> {
         self.tool_calls += 1;
         let (mut has_id, mut has_type, mut has_body) = (false, false, false);
-        scanner.members(|scanner, key| {
-            match &body[key] {
-                b"\"function\"" if scanner.shape() == Some(Shape::Object) => {
-                    scanner.object(|member| {
-                        has_body |= body[member.key.clone()] == *b"\"arguments\"" && member.shape == Shape::String;
-                    })?;
-                }
+        scanner.members(|scanner, name| {
+            match name {
+                b"function" if scanner.shape() == Some(Shape::Object) => scanner.members(|scanner, name| {
+                    has_body |= scanner.value()?.1 == Shape::String && name == b"arguments";
+                    Ok(())
+                })?,
                 name => {
                     let (value, shape) = scanner.value()?;
-                    has_id |= *name == *b"\"id\"" && shape == Shape::String && value.len() > 2;
-                    has_type |= *name == *b"\"type\"" && shape == Shape::String;
-                    has_body |= *name == *b"\"custom\"" && shape == Shape::Object;
+                    has_id |= name == b"id" && shape == Shape::String && value.len() > 2;
+                    has_type |= name == b"type" && shape == Shape::String;
+                    has_body |= name == b"custom" && shape == Shape::Object;
                 }
             }
             Ok(())
