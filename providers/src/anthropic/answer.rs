@@ -2,6 +2,8 @@
 //! same words: a block is a block, whether it came at once or in parts.
 //! It must not know requests.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -55,9 +57,9 @@ struct Block {
 /// A part of a content block.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct Delta {
-    #[serde(rename = "type")]
-    kind: String,
+struct Delta<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     text: Option<String>,
     thinking: Option<String>,
     signature: Option<String>,
@@ -70,13 +72,14 @@ struct Delta {
 /// One event of a stream.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-struct StreamEvent {
-    #[serde(rename = "type")]
-    kind: String,
+struct StreamEvent<'a> {
+    #[serde(rename = "type", borrow)]
+    kind: Cow<'a, str>,
     index: u64,
     message: Option<Message>,
     content_block: Option<Block>,
-    delta: Option<Delta>,
+    #[serde(borrow)]
+    delta: Option<Delta<'a>>,
     usage: Option<Counted>,
     error: Option<ErrorBody>,
 }
@@ -116,8 +119,8 @@ impl Reader {
         }
     }
 
-    fn delta(&mut self, index: u64, delta: Delta, say: &mut dyn FnMut(Piece)) {
-        match delta.kind.as_str() {
+    fn delta(&mut self, index: u64, delta: Delta<'_>, say: &mut dyn FnMut(Piece)) {
+        match delta.kind.as_ref() {
             "text_delta" => say_text(delta.text, Piece::Text, say),
             "citations_delta" => {
                 if let Some(citation) = delta.citation {
@@ -196,7 +199,7 @@ impl MessageStream {
         if self.is_over {
             return;
         }
-        let Ok(event) = serde_json::from_slice::<StreamEvent>(data) else {
+        let Ok(event) = serde_json::from_slice::<StreamEvent<'_>>(data) else {
             emit(Event { bytes: b"", kind: Kind::Malformed });
             return;
         };
@@ -207,7 +210,7 @@ impl MessageStream {
         }
         let Self { writer, reader, .. } = self;
         let mut say = |piece| writer.piece(0, piece, emit);
-        match (event.kind.as_str(), event.content_block, event.delta) {
+        match (event.kind.as_ref(), event.content_block, event.delta) {
             ("message_start", _, _) => self.begin(event.message.unwrap_or_default(), emit),
             ("content_block_start", Some(block), _) => reader.start(event.index, block, &mut say),
             ("content_block_delta", _, Some(delta)) => reader.delta(event.index, delta, &mut say),
@@ -224,7 +227,7 @@ impl MessageStream {
         self.count(message.usage, emit);
     }
 
-    fn progress(&mut self, delta: Delta, usage: Option<Counted>, emit: &mut dyn FnMut(Event<'_>)) {
+    fn progress(&mut self, delta: Delta<'_>, usage: Option<Counted>, emit: &mut dyn FnMut(Event<'_>)) {
         self.count(usage, emit);
         if let Some(reason) = delta.stop_reason {
             let Self { writer, reader, .. } = self;
