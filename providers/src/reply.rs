@@ -4,6 +4,7 @@
 //! It must not know any particular wire.
 
 use bytes::Bytes;
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use crate::call::{Answer, Call};
@@ -75,6 +76,8 @@ impl Name {
     }
 }
 
+const DONE: &[u8] = b"data: [DONE]\n\n";
+
 /// Writes a streamed answer.
 #[derive(Debug)]
 pub struct ChunkWriter {
@@ -83,6 +86,9 @@ pub struct ChunkWriter {
     usage: Option<Usage>,
     choices: Vec<Choice>,
     buffer: Vec<u8>,
+    /// Bytes of the buffer that come before the choices: they are the same in every chunk of a stream, and
+    /// stay. 0 before the first chunk.
+    head: usize,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -95,6 +101,45 @@ struct Choice {
     arguments_seen: Vec<bool>,
 }
 
+/// What every chunk begins with, in the order in which OpenAI writes it.
+#[derive(Serialize)]
+struct Head<'a> {
+    id: &'a str,
+    object: &'static str,
+    created: u64,
+    model: &'a str,
+}
+
+/// What a chunk says of one choice.
+#[derive(Serialize)]
+struct Part<D> {
+    index: usize,
+    delta: D,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Value>,
+    finish_reason: Option<&'static str>,
+}
+
+/// More of the arguments of a call.
+#[derive(Serialize)]
+struct MoreArguments<'a> {
+    index: usize,
+    function: Only<&'a str>,
+}
+
+/// An object with one member.
+struct Only<V>(&'static str, V);
+
+impl<V: Serialize> Serialize for Only<V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map([(self.0, &self.1)])
+    }
+}
+
+/// A delta with nothing in it.
+#[derive(Serialize)]
+struct Nothing {}
+
 impl ChunkWriter {
     /// A writer for the answer to `call`, under its id, time and model until the wire tells its own.
     #[must_use]
@@ -105,6 +150,7 @@ impl ChunkWriter {
             usage: None,
             choices: Vec::new(),
             buffer: Vec::with_capacity(256),
+            head: 0,
         }
     }
 
@@ -128,8 +174,9 @@ impl ChunkWriter {
             return;
         }
         self.choice(choice).opened = true;
-        let bytes = self.chunk(choice, &json!({"role": "assistant", "content": ""}), None);
-        emit(Event { bytes, kind: Kind::Open });
+        let delta = json!({"role": "assistant", "content": ""});
+        self.write(&[Part { index: choice, delta, logprobs: None, finish_reason: None }], None);
+        emit(Event { bytes: &self.buffer, kind: Kind::Open });
     }
 
     /// One piece; nothing is written after a choice has finished.
@@ -139,25 +186,24 @@ impl ChunkWriter {
         }
         self.open(choice, emit);
         match piece {
-            Piece::Text(text) => self.delta(choice, &json!({"content": text}), &text, emit),
-            Piece::Reasoning(text) => self.delta(choice, &json!({"reasoning_content": text}), &text, emit),
+            Piece::Text(text) => self.delta(choice, Only("content", &text), &text, emit),
+            Piece::Reasoning(text) => self.delta(choice, Only("reasoning_content", &text), &text, emit),
             Piece::ToolStart { id, name, extra } => self.tool_start(choice, (id, name, extra), emit),
             Piece::ToolArguments { index, text } => self.tool_arguments(choice, index, &text, emit),
-            Piece::Extra(key, value) => self.delta(choice, &json!({key: value}), "", emit),
-            Piece::Logprobs(tokens) => self.logprobs(choice, &tokens, emit),
+            Piece::Extra(key, value) => self.delta(choice, Only(key, value), "", emit),
+            Piece::Logprobs(tokens) => self.logprobs(choice, tokens, emit),
             Piece::Finish(reason) => self.finish(choice, reason, emit),
         }
     }
 
     /// The answer is complete: the usage chunk if the client asked, then `[DONE]`.
     pub fn done(&mut self, emit: &mut dyn FnMut(Event<'_>)) {
-        self.buffer.clear();
-        if let (true, Some(usage)) = (self.wants_usage, &self.usage) {
-            let mut chunk = self.envelope(Value::Array(Vec::new()));
-            chunk.insert("usage".to_owned(), openai_usage(usage));
-            write_sse(&mut self.buffer, &Value::Object(chunk));
-        }
-        self.buffer.extend_from_slice(b"data: [DONE]\n\n");
+        let Some(usage) = self.usage.filter(|_| self.wants_usage) else {
+            emit(Event { bytes: DONE, kind: Kind::Done });
+            return;
+        };
+        self.write::<Nothing>(&[], Some(openai_usage(&usage)));
+        self.buffer.extend_from_slice(DONE);
         emit(Event { bytes: &self.buffer, kind: Kind::Done });
     }
 
@@ -181,14 +227,15 @@ impl ChunkWriter {
         if let Some(members) = call.as_object_mut() {
             members.extend(extra);
         }
-        self.delta(choice, &json!({"tool_calls": [call]}), &name, emit);
+        self.delta(choice, Only("tool_calls", [call]), &name, emit);
     }
 
     fn tool_arguments(&mut self, choice: usize, index: usize, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
         if let Some(seen) = self.choice(choice).arguments_seen.get_mut(index) {
             *seen |= !text.is_empty();
         }
-        self.delta(choice, &json!({"tool_calls": [{"index": index, "function": {"arguments": text}}]}), text, emit);
+        let more = MoreArguments { index, function: Only("arguments", text) };
+        self.delta(choice, Only("tool_calls", [more]), text, emit);
     }
 
     /// A call that never got arguments has the arguments `{}`.
@@ -200,22 +247,19 @@ impl ChunkWriter {
         }
         self.choice(choice).finished = true;
         let tool_calls = self.choice(choice).calls.len();
-        let bytes = self.chunk(choice, &json!({}), Some(reason));
-        emit(Event { bytes, kind: Kind::Finish { tool_calls } });
+        self.write(&[Part { index: choice, delta: Nothing {}, logprobs: None, finish_reason: Some(reason) }], None);
+        emit(Event { bytes: &self.buffer, kind: Kind::Finish { tool_calls } });
     }
 
-    fn delta(&mut self, choice: usize, delta: &Value, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
-        let bytes = self.chunk(choice, delta, None);
-        emit(Event { bytes, kind: Kind::Delta(text) });
+    fn delta(&mut self, choice: usize, delta: impl Serialize, text: &str, emit: &mut dyn FnMut(Event<'_>)) {
+        self.write(&[Part { index: choice, delta, logprobs: None, finish_reason: None }], None);
+        emit(Event { bytes: &self.buffer, kind: Kind::Delta(text) });
     }
 
     /// A chunk of its own, with nothing new in its delta.
-    fn logprobs(&mut self, choice: usize, tokens: &[Value], emit: &mut dyn FnMut(Event<'_>)) {
-        let logprobs = json!({"content": tokens, "refusal": null});
-        let choices = json!([{"index": choice, "delta": {}, "logprobs": logprobs, "finish_reason": null}]);
-        let chunk = Value::Object(self.envelope(choices));
-        self.buffer.clear();
-        write_sse(&mut self.buffer, &chunk);
+    fn logprobs(&mut self, choice: usize, tokens: Vec<Value>, emit: &mut dyn FnMut(Event<'_>)) {
+        let logprobs = Some(json!({"content": tokens, "refusal": null}));
+        self.write(&[Part { index: choice, delta: Nothing {}, logprobs, finish_reason: None }], None);
         emit(Event { bytes: &self.buffer, kind: Kind::Delta("") });
     }
 
@@ -226,22 +270,27 @@ impl ChunkWriter {
         &mut self.choices[index]
     }
 
-    fn envelope(&self, choices: Value) -> Map<String, Value> {
-        let mut chunk = Map::new();
-        chunk.insert("id".to_owned(), Value::from(self.name.id.as_str()));
-        chunk.insert("object".to_owned(), Value::from("chat.completion.chunk"));
-        chunk.insert("created".to_owned(), Value::from(self.name.created));
-        chunk.insert("model".to_owned(), Value::from(self.name.model.as_str()));
-        chunk.insert("choices".to_owned(), choices);
-        chunk
+    fn write<D: Serialize>(&mut self, choices: &[Part<D>], usage: Option<Value>) {
+        if self.head == 0 {
+            self.write_head();
+        }
+        self.buffer.truncate(self.head);
+        write_json(&mut self.buffer, choices);
+        if let Some(usage) = usage {
+            self.buffer.extend_from_slice(b",\"usage\":");
+            write_json(&mut self.buffer, &usage);
+        }
+        self.buffer.extend_from_slice(b"}\n\n");
     }
 
-    fn chunk(&mut self, choice: usize, delta: &Value, finish: Option<&str>) -> &[u8] {
-        let choices = json!([{"index": choice, "delta": delta, "finish_reason": finish}]);
-        let chunk = Value::Object(self.envelope(choices));
-        self.buffer.clear();
-        write_sse(&mut self.buffer, &chunk);
-        &self.buffer
+    fn write_head(&mut self) {
+        let Name { id, created, model, .. } = &self.name;
+        self.buffer.extend_from_slice(b"data: ");
+        write_json(&mut self.buffer, &Head { id, object: "chat.completion.chunk", created: *created, model });
+        // The object goes on with the choices.
+        self.buffer.pop();
+        self.buffer.extend_from_slice(b",\"choices\":");
+        self.head = self.buffer.len();
     }
 }
 
@@ -260,8 +309,13 @@ fn call_id(given: String, taken: &[String], place: (&str, usize)) -> String {
 /// One SSE data line and its blank line.
 pub(crate) fn write_sse(out: &mut Vec<u8>, value: &Value) {
     out.extend_from_slice(b"data: ");
-    out.extend_from_slice(value.to_string().as_bytes());
+    write_json(out, value);
     out.extend_from_slice(b"\n\n");
+}
+
+fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    // Neither memory nor what is written here can refuse.
+    let _ = serde_json::to_writer(out, value);
 }
 
 /// Writes a whole answer.
