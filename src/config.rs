@@ -224,12 +224,22 @@ pub struct Queue {
 pub struct Timeouts {
     /// Until the connection stands.
     pub connect: Duration,
-    /// From sending the request to the first byte of the answer.
-    pub first_byte: Duration,
+    /// From sending the request to the first byte of the answer; `None`: as [`first_byte_of`](Self::first_byte_of) says.
+    pub first_byte: Option<Duration>,
     /// Between two pieces of the answer.
     pub idle: Duration,
     /// The whole attempt.
     pub total: Duration,
+}
+
+impl Timeouts {
+    /// How long the first byte of an answer may take. Unless it is set, that of a stream has a minute, and that of
+    /// a whole answer the whole attempt: it comes when the model is through, and cutting a model that is still at
+    /// work only buys the same work again.
+    #[must_use]
+    pub fn first_byte_of(self, is_streamed: bool) -> Duration {
+        self.first_byte.unwrap_or(if is_streamed { Duration::from_secs(60) } else { self.total })
+    }
 }
 
 /// Trying again.
@@ -346,7 +356,7 @@ impl ModelTimeouts {
     pub fn or(self, provider: Timeouts) -> Timeouts {
         Timeouts {
             connect: provider.connect,
-            first_byte: self.first_byte.unwrap_or(provider.first_byte),
+            first_byte: self.first_byte.or(provider.first_byte),
             idle: self.idle.unwrap_or(provider.idle),
             total: self.total.unwrap_or(provider.total),
         }

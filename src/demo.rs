@@ -96,7 +96,7 @@ pub fn configuration(port: u16) -> (config::Provider, Vec<config::PriceRow>) {
         http2_prior_knowledge: false,
         limits: config::Limits::default(),
         queue: config::Queue { size: 1024, wait: seconds(10) },
-        timeouts: config::Timeouts { connect: seconds(5), first_byte: seconds(60), idle: seconds(60), total: seconds(600) },
+        timeouts: config::Timeouts { connect: seconds(5), first_byte: None, idle: seconds(60), total: seconds(600) },
         retry: config::Retry { attempts: 1, base: Duration::from_millis(250), max: seconds(8), budget: 0.1, min_per_second: 1.0 },
         breaker: config::Breaker { failures: 20, window: seconds(30), open: seconds(15), slow_first_token: None },
         probe: None,

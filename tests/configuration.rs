@@ -51,13 +51,34 @@ fn a_provider_is_its_kind_unless_it_says_more() {
     assert_eq!((openai.on_disconnect, openai.drain_timeout), (OnDisconnect::Cancel, Duration::from_secs(120)));
     assert_eq!((openai.queue.size, openai.queue.wait), (1024, Duration::from_secs(10)));
     let timeouts = openai.timeouts;
-    let seconds = [timeouts.connect, timeouts.first_byte, timeouts.idle, timeouts.total].map(|time| time.as_secs());
-    assert_eq!(seconds, [5, 60, 60, 600]);
+    assert_eq!([timeouts.connect, timeouts.idle, timeouts.total].map(|time| time.as_secs()), [5, 60, 600]);
     let (retry, breaker) = (openai.retry, openai.breaker);
     assert_eq!((retry.attempts, retry.base, retry.max), (3, Duration::from_millis(250), Duration::from_secs(8)));
     assert_eq!((breaker.failures, breaker.window.as_secs(), breaker.open.as_secs()), (5, 30, 15));
     assert_eq!((retry.budget, retry.min_per_second, breaker.slow_first_token), (0.1, 1.0, None));
     assert_eq!(openai.key_cooldown, Duration::from_secs(60));
+}
+
+/// What a provider says, what the model says, and the seconds that the first byte of a stream and of a whole answer has.
+#[test]
+fn a_whole_answer_may_take_the_whole_attempt_unless_somebody_said_otherwise() {
+    let cases = [
+        ("", "", [60, 600]),
+        ("total = \"20m\"", "", [60, 1200]),
+        ("", "total = \"15m\"", [60, 900]),
+        ("first_byte = \"60s\"", "", [60, 60]),
+        ("", "first_byte = \"30s\"", [30, 30]),
+        ("first_byte = \"60s\"", "first_byte = \"20m\"", [1200, 1200]),
+    ];
+    for (of_provider, of_model, seconds) in cases {
+        let text = format!(
+            "[providers.openai]\napi_key = \"sk-1\"\ntimeouts = {{ {of_provider} }}\n\
+             [models.m]\ntargets = [ {{ target = \"openai/x\" }} ]\ntimeouts = {{ {of_model} }}\n"
+        );
+        let config = sound(&text, &[]);
+        let timeouts = config.models[0].timeouts.or(provider(&config, "openai").timeouts);
+        assert_eq!([true, false].map(|is_streamed| timeouts.first_byte_of(is_streamed).as_secs()), seconds, "{text}");
+    }
 }
 
 /// Every mistake, and the words with which it is told, the line first.

@@ -12,7 +12,7 @@ use crate::support::client::{Answer, Request};
 use crate::support::dialect::{openai, request, said, usage};
 use crate::support::gateway::Gateway;
 use crate::support::metrics::Scrape;
-use crate::support::provider::{Exchange, FakeProvider, Reply, Step};
+use crate::support::provider::{Exchange, FakeProvider, Gate, Reply, Step};
 
 /// A configuration of these provider and model tables; each provider with the lines that follow its name.
 fn configuration(fake: &FakeProvider, providers: &[(&str, &str)], models: &str) -> String {
@@ -129,6 +129,64 @@ async fn a_storm_over_ill_targets_is_answered() {
         0.0,
         "the one that is well is not rationed"
     );
+}
+
+/// The first byte of a whole answer comes when the model is through: only `total` ends a call without a word about
+/// `first_byte`, for embeddings as well; where there is one, it is obeyed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_whole_answer_is_not_hurried_unless_the_operator_says_so() {
+    let fake = FakeProvider::start().await;
+    let thinks = |exchange: &Exchange| answers(exchange).after(Step::Pause(Duration::from_millis(1200)));
+    fake.on("thinks", thinks);
+    fake.on("mute", |_| Reply::stream(Vec::new()).after(Step::Stall));
+    let retry = "retry = { attempts = 1 }";
+    let providers = [
+        ("patient", format!("timeouts = {{ idle = \"300ms\", total = \"2s\" }}\n{retry}")),
+        ("hurried", format!("timeouts = {{ first_byte = \"300ms\", total = \"2s\" }}\n{retry}")),
+    ];
+    let gateway =
+        Gateway::start(configuration(&fake, &providers.each_ref().map(|(name, more)| (*name, more.as_str())), "")).await;
+    let embed = |model: &str| Request::new("POST", "/v1/embeddings").json(&json!({"model": model, "input": "a word"}));
+    let cases = [
+        (chat("patient/thinks", false), 200, 1200..2000),
+        (chat("patient/mute", false), 504, 2000..4000),
+        (embed("patient/mute"), 504, 2000..4000),
+        (chat("hurried/thinks", false), 504, 300..1200),
+        (chat("hurried/thinks", true), 504, 300..1200),
+        (embed("hurried/mute"), 504, 300..1200),
+    ];
+    let address = gateway.address;
+    let called = cases.map(|(request, expected, millis)| async move {
+        let began = Instant::now();
+        let answer = request.send(address).await;
+        (answer.status, expected, began.elapsed().as_millis(), millis)
+    });
+    for (seen, expected, took, millis) in join_all(called).await {
+        assert_eq!(seen, expected, "after {took} ms");
+        assert!(millis.contains(&took), "{expected:?} after {took} ms, and not within {millis:?}");
+    }
+}
+
+/// A provider that is gone without a word is noticed although its answer may take ten minutes: the kernel, whose list of
+/// connections tells which of them has a timer for probes (2), watches a connection that waits.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_waits_for_a_model_is_watched() {
+    let (fake, gate) = (FakeProvider::start().await, Gate::closed());
+    let held = gate.clone();
+    fake.on("thinks", move |exchange| answers(exchange).after(Step::Wait(held.clone())));
+    let gateway = Gateway::start(configuration(&fake, &[("a", "")], "")).await;
+    let address = gateway.address;
+    let waiting = tokio::spawn(async move { chat("a/thinks", false).send(address).await });
+    fake.until("thinks", |all| all.len() == 1).await;
+    let to = format!(":{:04X}", fake.address.port());
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let timers = connections.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let timers: Vec<&str> =
+        timers.filter(|fields| fields[2].ends_with(&to) && fields[3] == "01").map(|fields| fields[5]).collect();
+    assert!(!timers.is_empty() && timers.iter().all(|timer| timer.starts_with("02:")), "{timers:?}");
+    gate.open();
+    assert_eq!(waiting.await.unwrap().status, 200);
 }
 
 /// Acceptance: with all targets failing, providers get at most 1.2 times what clients send.

@@ -262,7 +262,7 @@ fn timeouts(name: &str, file: &file::Timeouts) -> Result<Timeouts, ConfigError> 
     let at = |key: &str| format!("providers.{name}.timeouts.{key}");
     Ok(Timeouts {
         connect: duration(&at("connect"), file.connect.as_deref(), Duration::from_secs(5))?,
-        first_byte: duration(&at("first_byte"), file.first_byte.as_deref(), Duration::from_secs(60))?,
+        first_byte: optional(&at("first_byte"), file.first_byte.as_deref())?,
         idle: duration(&at("idle"), file.idle.as_deref(), Duration::from_secs(60))?,
         total: duration(&at("total"), file.total.as_deref(), Duration::from_secs(600))?,
     })

@@ -95,7 +95,8 @@ impl Times {
         let timeouts = ask.plan.timeouts.or(lane.provider.config.timeouts);
         let total = sent + timeouts.total;
         let deadline = ask.deadline.map_or(total, |deadline| deadline.min(total));
-        Self { first_byte: timeouts.first_byte, idle: timeouts.idle, deadline, is_clients: deadline < total }
+        let first_byte = timeouts.first_byte_of(ask.request.stream);
+        Self { first_byte, idle: timeouts.idle, deadline, is_clients: deadline < total }
     }
 }
 

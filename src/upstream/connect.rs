@@ -23,6 +23,10 @@ use tower::{Service, ServiceExt, service_fn};
 /// When the other family of addresses is tried as well, while the first does not answer.
 const HAPPY_EYEBALLS: Duration = Duration::from_millis(300);
 
+/// A provider that is gone without a word, as after a cut line, is noticed after this long: a whole answer may be
+/// silent for much longer, and nothing else would tell.
+const GONE: Duration = Duration::from_secs(60);
+
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection to the provider or to a proxy, with TLS to a proxy that wants it.
@@ -50,10 +54,7 @@ impl Route {
     /// # Errors
     /// In words: the proxy is of a kind that is not spoken, or the TLS roots cannot be read.
     pub(super) fn new(to: Uri, limit: Duration) -> Result<Self, String> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+        let tcp = tcp();
         let is_tls = to.scheme() == Some(&Scheme::HTTPS);
         let tls = is_tls.then(|| tls(true)).transpose()?;
         let proxy = if is_loopback(&to) { None } else { Matcher::from_env().intercept(&to) };
@@ -85,6 +86,22 @@ impl Route {
         };
         timeout(self.limit, connecting).await?.map_err(io::Error::other)
     }
+}
+
+/// How a TCP connection is made, and kept an eye on.
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_happy_eyeballs_timeout(Some(HAPPY_EYEBALLS));
+    // Often enough, too, that nothing on the way forgets a connection that waits for a model.
+    tcp.set_keepalive(Some(GONE / 4));
+    tcp.set_keepalive_interval(Some(GONE / 4));
+    tcp.set_keepalive_retries(Some(3));
+    // What was sent and never confirmed is not probed, but sent again: for a quarter of an hour, without this.
+    #[cfg(target_os = "linux")]
+    tcp.set_tcp_user_timeout(Some(GONE));
+    tcp
 }
 
 type Through = (BoxCloneSyncService<Uri, Hop, BoxError>, Option<Option<HeaderValue>>);
