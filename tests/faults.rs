@@ -205,7 +205,7 @@ const ROWS: [Row; 28] = [
         Place::Scripted,
         trickles,
         ["200 then upstream_timeout: 1 timeout/estimated", "200 then upstream_timeout: 1 timeout/estimated"],
-        ["504 upstream_timeout: 2 timeout/estimated", "200: 1 timeout/estimated + 1 completed/provider"],
+        ["504 upstream_timeout: 1 timeout/estimated", "200: 1 timeout/estimated + 1 completed/provider"],
     ),
     Row(
         "500",

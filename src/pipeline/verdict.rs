@@ -98,11 +98,21 @@ pub(super) fn unreached(house: &House, ask: &Ask, under_way: &UnderWay, mut call
             (Outcome::UpstreamError, Error::new(Kind::UpstreamFailed, why), Reason::ServerError)
         }
     };
-    // Another try would meet the same.
-    let then = if matches!(failure, Failure::TooLarge | Failure::Compressed) { Then::Next } else { Then::Again };
+    let then = match failure {
+        // Another try would meet the same.
+        Failure::TooLarge | Failure::Compressed => Then::Next,
+        Failure::Timeout => after_silence(under_way),
+        _ => Then::Again,
+    };
     call.settle(outcome);
     unwell(&house.metrics, under_way);
     Failed::new(call, error, (then, Some(reason)))
+}
+
+/// What to do after a timeout. Silence may have been the connection's, and is tried again; a model that had all the time
+/// there is would want it again, and every time it is paid for.
+fn after_silence(under_way: &UnderWay) -> Then {
+    if Instant::now() >= under_way.times.deadline { Then::Next } else { Then::Again }
 }
 
 /// An answer with a status that says no.
@@ -145,7 +155,7 @@ pub(super) fn ended(house: &House, under_way: &UnderWay, call: Call, end: End) -
         End::TimedOut => {
             under_way.lane.target.latency.observe(router::now(), under_way.sent.elapsed());
             unwell(&house.metrics, under_way);
-            (Then::Again, Some(Reason::Timeout))
+            (after_silence(under_way), Some(Reason::Timeout))
         }
         End::Complete | End::Truncated => {
             unwell(&house.metrics, under_way);
