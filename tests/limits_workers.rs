@@ -2,6 +2,7 @@
 //! back. It must not know how questions are sent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
@@ -130,4 +131,48 @@ async fn a_worker_that_ends_leaves_nothing_behind() {
     };
     assert!(in_time(async || ledger.in_flight() == 0 && counted() == (0, Some(0))).await, "{:?}", counted());
     assert!(limits.admit(&[ledger], 10).await.is_ok());
+}
+
+/// All connections are cut ten times, in the midst of it: nobody knows what Redis heard last. No place stays taken until its
+/// lease ends, which is half a minute.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_cut_take_no_places_with_them() {
+    let server = Server::start();
+    let options = RedisOptions { deadline: Duration::from_secs(5), ..RedisOptions::new(server.url()) };
+    let limits = Limits::redis(options, Arc::new(())).unwrap();
+    let is_back = async || limits.state() == BackendState::Shared;
+    assert!(in_time(is_back).await);
+    let cutting = Arc::new(AtomicBool::new(true));
+    let workers = (0..worker::count().min(2)).map(|nth| {
+        let (say, ended) = tokio::sync::oneshot::channel();
+        let (limits, cutting) = (limits.clone(), cutting.clone());
+        let work = move || async move {
+            let ledger = [limits.ledger(rule(Scope::Key, "cut", None, None, Some(10_000)))];
+            while cutting.load(Ordering::Relaxed) {
+                let asked = (0..50).map(|_| async {
+                    let permit = limits.admit(&ledger, 0).await.expect("room for all");
+                    tokio::task::yield_now().await;
+                    drop(permit);
+                });
+                futures_util::future::join_all(asked).await;
+            }
+            say.send(()).unwrap();
+            // The lines of a worker end with it; what they still have to say is said first.
+            assert!(in_time(async || ledger[0].in_flight() == 0 && limits.state() == BackendState::Shared).await);
+        };
+        worker::start(nth, work).unwrap();
+        ended
+    });
+    let workers: Vec<_> = workers.collect();
+    for _ in 0..10 {
+        let before = server.calls("evalsha");
+        assert!(in_time(async || limits.state() == BackendState::Shared && server.calls("evalsha") > before + 50).await);
+        server.ask::<u64>("CLIENT KILL TYPE normal SKIPME yes");
+    }
+    cutting.store(false, Ordering::Relaxed);
+    for ended in workers {
+        ended.await.unwrap();
+    }
+    let leases = || -> u64 { server.ask("ZCARD {choreoai}:key:cut:leases") };
+    assert!(in_time(async || leases() == 0).await, "{} places did not come back", leases());
 }

@@ -325,7 +325,7 @@ impl Shared {
         }
         if tokens != 0 || (held && (grant.epoch.is_some() || self.state() == BackendState::Shared)) {
             let urgent = ledgers.iter().any(|ledger| ledger.is_crowded());
-            Line::here(self).give_back(self, GiveBack { ledgers, grant, requests: 0, tokens }, urgent);
+            Line::here(self).give_back(self, GiveBack::new(ledgers, grant, 0, tokens), urgent);
         }
     }
 

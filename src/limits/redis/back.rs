@@ -13,12 +13,49 @@ use crate::limits::ledger::Ledger;
 /// How long what a call gives back waits for questions to ride with, and for the clock that looks after it: a tick more at most.
 const RIDE: Duration = Duration::from_millis(10);
 
+/// How often places are told again. A connection that breaks under load may take them with it more than once.
+const AGAIN: u8 = 3;
+
 /// What a call that ended gives back. Calls and tokens are changes: below zero gives back, above zero charges.
 pub(super) struct GiveBack {
     pub(super) ledgers: Vec<Arc<Ledger>>,
     pub(super) grant: Grant,
     pub(super) requests: i64,
     pub(super) tokens: i64,
+    /// How often it may still be told again.
+    again: u8,
+}
+
+impl GiveBack {
+    pub(super) const fn new(ledgers: Vec<Arc<Ledger>>, grant: Grant, requests: i64, tokens: i64) -> Self {
+        Self { ledgers, grant, requests, tokens, again: AGAIN }
+    }
+
+    /// The places alone, of a call that may hold some.
+    pub(super) const fn places(ledgers: Vec<Arc<Ledger>>, lease: u64) -> Self {
+        Self::new(ledgers, Grant { lease, at_ms: 0, epoch: None }, 0, 0)
+    }
+
+    /// What may be told once more although nobody knows whether it was heard: a place goes by its lease, and is free once
+    /// however often that is said. Calls and tokens are not: given back twice, they would let too much pass.
+    pub(super) fn once_more(mut self) -> Option<Self> {
+        let again = self.again.checked_sub(1)?;
+        self.ledgers.retain(|ledger| ledger.rule.max_concurrent.is_some());
+        (!self.ledgers.is_empty()).then(|| Self { again, ..Self::places(self.ledgers, self.grant.lease) })
+    }
+}
+
+/// What may be told once more of what there was no answer to, and of how many calls something is lost: held in Redis until
+/// it expires there.
+pub(super) fn once_more(backs: Vec<GiveBack>) -> (Vec<GiveBack>, usize) {
+    let mut lost = 0;
+    let again = backs.into_iter().filter_map(|back| {
+        let is_counted = back.requests != 0 || back.tokens != 0;
+        let again = back.once_more();
+        lost += usize::from(is_counted || again.is_none());
+        again
+    });
+    (again.collect(), lost)
 }
 
 /// What waits to be given back, of all threads: whoever sends a batch next takes it along, so that a place which is free
@@ -100,7 +137,7 @@ mod tests {
     use super::*;
 
     fn back(lease: u64) -> GiveBack {
-        GiveBack { ledgers: Vec::new(), grant: Grant { lease, at_ms: 0, epoch: None }, requests: 0, tokens: 0 }
+        GiveBack::places(Vec::new(), lease)
     }
 
     fn leases(backs: &[GiveBack]) -> Vec<u64> {

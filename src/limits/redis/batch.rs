@@ -14,7 +14,8 @@ use redis::{Cmd, RedisResult};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::line::Carrier;
+use super::back::once_more;
+use super::line::{Carrier, Line};
 use super::question::{Answer, Asking, Question};
 use super::script::{Reply, Ruling, SCRIPTS, Verdicts};
 use super::{GiveBack, Shared, millis};
@@ -35,27 +36,35 @@ const OURS: u32 = 2;
 pub(super) struct Batch {
     shared: Arc<Shared>,
     carrier: Carrier,
-    questions: Vec<Asking>,
     askers: Vec<Asker>,
-    backs: Untold,
+    open: Open,
     named: Named,
 }
 
 /// Who waits for an answer, and since when.
 type Asker = (oneshot::Sender<Answer>, Instant);
 
-/// What is given back, until Redis is known to have it. It is not told twice: to do that would let too much pass; not to,
-/// only holds places and tokens until they expire.
-struct Untold {
+/// What a batch says, until it is known whether Redis heard it. What was not is told again as far as that does no harm: the
+/// places of calls that ended, and those that questions without an answer may have taken.
+struct Open {
     shared: Arc<Shared>,
+    line: Arc<Line>,
+    questions: Vec<Asking>,
     backs: Vec<GiveBack>,
     told: AtomicBool,
 }
 
-impl Drop for Untold {
+impl Drop for Open {
     fn drop(&mut self) {
-        if !self.backs.is_empty() && !*self.told.get_mut() {
-            self.shared.observer.lost(self.backs.len() as u64);
+        let backs = if *self.told.get_mut() { Vec::new() } else { std::mem::take(&mut self.backs) };
+        let (again, lost) = once_more(backs);
+        if lost > 0 {
+            self.shared.observer.lost(lost as u64);
+        }
+        let taken =
+            self.questions.iter().filter_map(|asking| GiveBack::places(asking.ledgers().to_vec(), asking.lease()).once_more());
+        for back in taken.chain(again) {
+            self.line.give_back(&self.shared, back, true);
         }
     }
 }
@@ -65,13 +74,14 @@ impl Batch {
         let waiting = questions.into_iter().filter_map(Question::put);
         let (questions, askers): (Vec<_>, Vec<_>) = waiting.map(|(asking, asker, since)| (asking, (asker, since))).unzip();
         let named = Named::in_batch(&questions, &backs);
-        let backs = Untold { shared: shared.clone(), backs, told: AtomicBool::new(false) };
-        Self { shared, carrier, questions, askers, backs, named }
+        let line = carrier.line.clone();
+        let open = Open { shared: shared.clone(), line, questions, backs, told: AtomicBool::new(false) };
+        Self { shared, carrier, askers, open, named }
     }
 
     /// Puts it, and hands its answers to those who still wait.
     pub(super) async fn put(mut self) {
-        if self.questions.is_empty() && self.backs.backs.is_empty() {
+        if self.open.questions.is_empty() && self.open.backs.is_empty() {
             return;
         }
         let (shared, generation, askers) = (self.shared.clone(), self.carrier.generation, std::mem::take(&mut self.askers));
@@ -101,14 +111,17 @@ impl Batch {
         see_out(answering).await;
     }
 
-    async fn answers(self) -> Vec<Answer> {
+    async fn answers(mut self) -> Vec<Answer> {
         match self.reply().await {
             Ok(Reply { ms, verdicts: Some(verdicts) }) => self.rule(ms, &verdicts),
-            Ok(Reply { verdicts: None, .. }) => self.questions.iter().map(|_| Answer::Late).collect(),
-            Err(error) if error.is_io_error() && self.carrier.lose() => self.questions.iter().map(|_| Answer::Late).collect(),
+            // They took nothing.
+            Ok(Reply { verdicts: None, .. }) => self.open.questions.drain(..).map(|_| Answer::Late).collect(),
+            Err(error) if error.is_io_error() && self.carrier.lose() => {
+                self.open.questions.iter().map(|_| Answer::Late).collect()
+            }
             Err(error) => {
                 self.shared.link.trip(self.carrier.generation, &error, &*self.shared.observer);
-                self.questions.iter().map(|_| Answer::Away).collect()
+                self.open.questions.iter().map(|_| Answer::Away).collect()
             }
         }
     }
@@ -117,9 +130,9 @@ impl Batch {
     /// time it is there. Questions that really are late are not put again: nobody waits for what they would take.
     async fn reply(&self) -> RedisResult<Reply> {
         let (shift, first) = (self.shared.shift.load(Ordering::Relaxed), Instant::now());
-        let reply = self.run(&self.backs.backs).await?;
-        self.backs.told.store(true, Ordering::Relaxed);
-        if reply.verdicts.is_some() || self.questions.is_empty() {
+        let reply = self.run(&self.open.backs).await?;
+        self.open.told.store(true, Ordering::Relaxed);
+        if reply.verdicts.is_some() || self.open.questions.is_empty() {
             return Ok(reply);
         }
         self.shared.set_clock(reply.ms, shift);
@@ -128,9 +141,9 @@ impl Batch {
 
     async fn run(&self, backs: &[GiveBack]) -> RedisResult<Reply> {
         let began = Instant::now();
-        let command = self.named.command(&self.shared, &self.questions, backs);
+        let command = self.named.command(&self.shared, &self.open.questions, backs);
         let answer = SCRIPTS.count.run(self.carrier.multiplexed.clone(), command).await?;
-        let reply = Reply::read(answer, self.named.ledgers.len(), self.questions.len())?;
+        let reply = Reply::read(answer, self.named.ledgers.len(), self.open.questions.len())?;
         if began.elapsed() <= self.shared.options.deadline {
             self.shared.heard_ms.fetch_max(self.shared.clock.now_ms(), Ordering::Relaxed);
         }
@@ -138,12 +151,13 @@ impl Batch {
     }
 
     /// Takes note of what the answer says about the rules, then answers each question.
-    fn rule(self, ms: i64, verdicts: &Verdicts) -> Vec<Answer> {
+    fn rule(&mut self, ms: i64, verdicts: &Verdicts) -> Vec<Answer> {
+        let questions = std::mem::take(&mut self.open.questions);
         let ledgers = &self.named.ledgers;
         // Calls that were admitted now are in the sums already, and in our own count only when they are recorded.
         let mut ours = vec![(0_u64, 0_u64); ledgers.len()];
         let mut named = self.named.by_questions.iter();
-        for (asking, ruling) in self.questions.iter().zip(&verdicts.rulings) {
+        for (asking, ruling) in questions.iter().zip(&verdicts.rulings) {
             for &place in named.by_ref().take(asking.ledgers().len()).filter(|_| *ruling == Ruling::Admitted) {
                 ours[place].0 += 1;
                 ours[place].1 += asking.tokens();
@@ -155,7 +169,7 @@ impl Batch {
             ledger.note_crowd(sum.tokens, sum.running);
         }
         let mut named = self.named.by_questions.as_slice();
-        let answers = self.questions.into_iter().zip(&verdicts.rulings).map(|(asking, ruling)| {
+        let answers = questions.into_iter().zip(&verdicts.rulings).map(|(asking, ruling)| {
             let (its, rest) = named.split_at(asking.ledgers().len().min(named.len()));
             named = rest;
             asking.rule(&self.shared, *ruling, ms, its.iter().filter_map(|&place| verdicts.sums.get(place)))

@@ -15,11 +15,12 @@ use redis::{Client, Cmd, ConnectionAddr, FromRedisValue, RedisResult, Value};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
+use super::back::{Then, once_more};
 use super::batch::Named;
 use super::line::BATCH;
 use super::link::{self, Connection, late};
 use super::script::{SCRIPTS, Script};
-use super::{GiveBack, Grant, Job, Shared, UNTOLD, millis, patiently, tag};
+use super::{GiveBack, Job, Shared, UNTOLD, millis, patiently, tag};
 use crate::limits::ledger::Ledger;
 use crate::limits::memory::Told;
 
@@ -211,18 +212,21 @@ impl Clerk {
         left.map(|_| ControlFlow::Break(()))
     }
 
-    /// Gives back what ended calls held.
-    async fn give_back(&self, shared: &Shared, connection: &MultiplexedConnection, backs: Vec<GiveBack>) -> RedisResult<()> {
-        let mut untold = backs.len();
-        for backs in backs.chunks(BATCH) {
-            let command = Named::in_batch(&[], backs).command(shared, &[], backs);
+    /// Gives back what ended calls held. What was not sent waits for the next time, and of what may have been heard the places.
+    async fn give_back(&self, shared: &Shared, connection: &MultiplexedConnection, mut backs: Vec<GiveBack>) -> RedisResult<()> {
+        while !backs.is_empty() {
+            let unsent = backs.split_off(backs.len().min(BATCH));
+            let command = Named::in_batch(&[], &backs).command(shared, &[], &backs);
             if let Err(error) = within(unhurried(shared), &SCRIPTS.count, connection, command).await {
-                // Whether Redis did it is unknown. To do it twice would let too much pass; not to, only holds places and
-                // tokens until they expire.
-                shared.observer.lost(untold as u64);
+                let (again, lost) = once_more(backs);
+                let kept = again.into_iter().chain(unsent).map(|back| shared.backs.push(back, true));
+                let lost = lost + kept.filter(|then| matches!(then, Then::Lost)).count();
+                if lost > 0 {
+                    shared.observer.lost(lost as u64);
+                }
                 return Err(error);
             }
-            untold -= backs.len();
+            backs = unsent;
         }
         Ok(())
     }
@@ -302,8 +306,7 @@ fn ended_since(shared: &Shared, ran: Places) -> Vec<GiveBack> {
     let ended = ran.into_iter().filter_map(|(lease, mut places)| {
         let still = running.get(&lease).map_or(&[][..], Vec::as_slice);
         places.retain(|place| !still.iter().any(|held| Arc::ptr_eq(place, held)));
-        let grant = Grant { lease, at_ms: 0, epoch: None };
-        (!places.is_empty()).then_some(GiveBack { ledgers: places, grant, requests: 0, tokens: 0 })
+        (!places.is_empty()).then(|| GiveBack::places(places, lease))
     });
     ended.collect()
 }

@@ -50,7 +50,7 @@ impl Drop for Held {
         let ledgers = question.ledgers().to_vec();
         self.shared.forget(self.grant.lease, &ledgers);
         let tokens = -i64::try_from(question.tokens()).unwrap_or(i64::MAX);
-        self.shared.tell(GiveBack { ledgers, grant: self.grant, requests: -1, tokens });
+        self.shared.tell(GiveBack::new(ledgers, self.grant, -1, tokens));
     }
 }
 
