@@ -26,6 +26,9 @@ struct Upstream {
 /// # Errors
 /// When the address cannot be listened on.
 pub async fn serve(listen: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
+    // Built together with the gateway, reqwest has TLS, and wants cryptography even where it speaks in the clear. A second
+    // call finds it already chosen.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client =
         reqwest::Client::builder().connect_timeout(CONNECT).tcp_nodelay(true).no_proxy().build().map_err(io::Error::other)?;
     let state = Upstream { client, base: format!("http://{upstream}") };
@@ -63,4 +66,29 @@ fn relay(mut answer: reqwest::Response) -> Response {
     }
     *response.body_mut() = Body::from_stream(answer.bytes_stream());
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_sent_comes_through_and_back() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = listener.local_addr().unwrap();
+        let echo = Router::new().fallback(|body: String| async move { (StatusCode::CREATED, body + "!") });
+        tokio::spawn(async move { axum::serve(listener, echo).await });
+        let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listen = free.local_addr().unwrap();
+        drop(free);
+        let served = tokio::spawn(serve(listen, upstream));
+        while tokio::net::TcpStream::connect(listen).await.is_err() {
+            assert!(!served.is_finished(), "{:?}", served.await);
+            tokio::task::yield_now().await;
+        }
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let answer = client.post(format!("http://{listen}/any")).body("word").send().await.unwrap();
+        assert_eq!(answer.status(), StatusCode::CREATED);
+        assert_eq!(answer.text().await.unwrap(), "word!");
+    }
 }
