@@ -12,6 +12,7 @@ use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, get, on, post};
 use http::Method;
 use providers::Endpoint;
+use tokio::sync::Notify;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::{Error, Kind, Surface};
@@ -26,6 +27,7 @@ pub struct App(Arc<Door>);
 #[derive(Debug)]
 struct Door {
     current: ArcSwap<House>,
+    moved: Notify,
     is_leaving: AtomicBool,
     is_closed: AtomicBool,
 }
@@ -34,7 +36,8 @@ impl App {
     /// A gateway that has just opened this house.
     #[must_use]
     pub fn new(house: House) -> Self {
-        Self(Arc::new(Door { current: ArcSwap::from_pointee(house), is_leaving: false.into(), is_closed: false.into() }))
+        let (current, moved) = (ArcSwap::from_pointee(house), Notify::new());
+        Self(Arc::new(Door { current, moved, is_leaving: false.into(), is_closed: false.into() }))
     }
 
     /// The house as it is now. A call asks once and keeps to its answer, whatever comes after.
@@ -46,6 +49,12 @@ impl App {
     /// Lets the next calls into another house; those that run stay where they are.
     pub fn move_to(&self, house: House) {
         self.0.current.store(Arc::new(house));
+        self.0.moved.notify_one();
+    }
+
+    /// Waits until the house is another than when this came back last. For one who waits at a time.
+    pub async fn moved(&self) {
+        self.0.moved.notified().await;
     }
 
     /// From now on `/ready` says that new calls are better sent elsewhere.

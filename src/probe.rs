@@ -3,18 +3,17 @@
 //! It must not know how a provider is asked, or who would call it.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep_until;
 
 use crate::app::App;
 use crate::house::{House, Provider};
 use crate::router;
 
-/// How often it is looked who is to be asked.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Probes in a row that must fail: one alone is often the network's hiccup.
 const FAILURES: u32 = 2;
 
@@ -30,11 +29,11 @@ struct Round {
 pub async fn run(app: App) {
     let mut rounds: HashMap<String, Round> = HashMap::new();
     let mut running: JoinSet<(String, bool)> = JoinSet::new();
-    let mut look = interval(LOOK_EVERY);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
+        let next = begin(&app.house(), &mut rounds, &mut running, router::now());
         tokio::select! {
-            _ = look.tick() => begin(&app.house(), &mut rounds, &mut running, router::now()),
+            () = until(next) => {}
+            () = app.moved() => {}
             Some(Ok((name, is_there))) = running.join_next() => {
                 if let Some(round) = rounds.get_mut(&name) {
                     round.is_running = false;
@@ -45,8 +44,21 @@ pub async fn run(app: App) {
     }
 }
 
-/// Asks everybody whose turn it is.
-fn begin(house: &House, rounds: &mut HashMap<String, Round>, running: &mut JoinSet<(String, bool)>, now: Instant) {
+/// Waits for whom to ask next; where nobody is to be asked, for ever.
+async fn until(next: Option<Instant>) {
+    match next {
+        Some(next) => sleep_until(next.into()).await,
+        None => pending().await,
+    }
+}
+
+/// Asks everybody whose turn it is; says when the next one's is.
+fn begin(
+    house: &House,
+    rounds: &mut HashMap<String, Round>,
+    running: &mut JoinSet<(String, bool)>,
+    now: Instant,
+) -> Option<Instant> {
     rounds.retain(|name, _| house.probed().any(|provider| provider.config.name == *name));
     for provider in house.probed() {
         let Some(probe) = provider.config.probe else { continue };
@@ -60,6 +72,8 @@ fn begin(house: &House, rounds: &mut HashMap<String, Round>, running: &mut JoinS
             running.spawn(ask(Arc::clone(provider)));
         }
     }
+    // Whoever is being asked is looked at again when that is over.
+    rounds.values().filter(|round| !round.is_running).map(|round| round.due).min()
 }
 
 async fn ask(provider: Arc<Provider>) -> (String, bool) {

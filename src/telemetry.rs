@@ -7,7 +7,7 @@ mod line;
 pub mod traces;
 
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -32,7 +32,7 @@ pub fn start(
     filter: &str,
     on_drop: impl Fn() + Send + Sync + 'static,
 ) -> Result<Flusher, Box<dyn std::error::Error>> {
-    let lines = Lines { waiting: Arc::default(), on_drop: Arc::new(on_drop) };
+    let lines = Lines { desk: Arc::default(), on_drop: Arc::new(on_drop) };
     let registry = tracing_subscriber::registry().with(EnvFilter::try_new(filter)?);
     match format {
         LogFormat::Json => {
@@ -51,8 +51,9 @@ pub fn start(
     }
     let writer = lines.clone();
     std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
-        // The thread ends when nobody can log any more; until then it looks for lines at an even pace.
-        while Arc::strong_count(&writer.waiting) > 1 {
+        loop {
+            writer.await_line();
+            // The first line waits for others, so that they are written together.
             std::thread::sleep(FLUSH_EVERY);
             writer.write_out();
         }
@@ -73,8 +74,22 @@ impl Drop for Flusher {
 /// Lines that wait to be written.
 #[derive(Clone)]
 pub struct Lines {
-    waiting: Arc<Mutex<Vec<u8>>>,
+    desk: Arc<Desk>,
     on_drop: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// Where lines are put, and who writes them sleeps while there are none.
+#[derive(Default)]
+struct Desk {
+    waiting: Mutex<Waiting>,
+    line_came: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    text: Vec<u8>,
+    /// Whether the next line has to wake the writer: only one in [`FLUSH_EVERY`] has to, however many come.
+    is_writer_asleep: bool,
 }
 
 impl std::fmt::Debug for Lines {
@@ -84,8 +99,22 @@ impl std::fmt::Debug for Lines {
 }
 
 impl Lines {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.desk.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps until there is a line.
+    fn await_line(&self) {
+        let mut waiting = self.waiting();
+        while waiting.text.is_empty() {
+            waiting.is_writer_asleep = true;
+            waiting = self.desk.line_came.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+        }
+        waiting.is_writer_asleep = false;
+    }
+
     fn write_out(&self) {
-        let lines = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let lines = std::mem::take(&mut self.waiting().text);
         if !lines.is_empty() {
             let mut out = io::stdout().lock();
             // A closed standard output is no reason to stop answering calls.
@@ -98,11 +127,17 @@ impl Lines {
 
 impl Write for &Lines {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() + text.len() > MAX_WAITING {
+        let mut waiting = self.waiting();
+        if waiting.text.len() + text.len() > MAX_WAITING {
+            drop(waiting);
             (self.on_drop)();
-        } else {
-            waiting.extend_from_slice(text);
+            return Ok(text.len());
+        }
+        waiting.text.extend_from_slice(text);
+        let has_to_wake = std::mem::take(&mut waiting.is_writer_asleep);
+        drop(waiting);
+        if has_to_wake {
+            self.desk.line_came.notify_one();
         }
         Ok(text.len())
     }

@@ -22,6 +22,26 @@ fn configuration(fake: &FakeProvider, grace: &str) -> String {
     )
 }
 
+/// Nothing looks at a clock just in case: a gateway that nobody calls is left asleep, but for a look at its file every 5 s.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_nothing_to_do_sleeps() {
+    let fake = FakeProvider::start().await;
+    fake.on("one", |exchange| openai().answer(exchange, 3, &usage(17, 3)));
+    let gateway = Gateway::start(configuration(&fake, "1s")).await;
+    assert_eq!(Request::chat(&request("fake/one", 10)).send(gateway.address).await.status, 200);
+    gateway.log("of the call", |line| line["path"] == "/v1/chat/completions").await;
+    let mut fewest = u64::MAX;
+    for _ in 0..10 {
+        let before = gateway.sleeps();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        fewest = fewest.min(gateway.sleeps() - before);
+        if fewest <= 2 {
+            return;
+        }
+    }
+    panic!("something wakes it {fewest} times a second");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_no_configuration_the_printed_curl_line_works() {
     let mut gateway = Setup::default().env("CHOREOAI_LOG_FORMAT", "text").start().await;
