@@ -240,3 +240,19 @@ fn kinds_are_named_once_and_addresses_have_no_slash_at_the_end() {
         assert!(address.starts_with("http") && !address.ends_with('/'), "{address}");
     }
 }
+
+/// Many fields cost what their bytes cost: were each compared with each, this would take minutes.
+#[test]
+fn a_field_is_told_once_however_many_there_are() {
+    let fields: String = (0..200_000).map(|number| format!(",\"field{number}\":0")).collect();
+    for (more, is_read) in [
+        ("", true),
+        (",\"model\":\"other\"", false),
+        (",\"field0\":1", false),
+        (",\"mode\\u006c\":\"other\"", false),
+        (",\"half a pair: \\ud83d\":0", false),
+    ] {
+        let body = format!("{{\"model\":\"m\",\"messages\":[]{fields}{more}}}");
+        assert_eq!(ChatRequest::parse(body.into(), Endpoint::Chat).is_ok(), is_read, "{more}");
+    }
+}
