@@ -2,6 +2,7 @@
 //! It must not know how anything is answered.
 
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -10,10 +11,11 @@ use axum::Router;
 use axum::extract::{Path, Request, State};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, get, on, post};
+use futures_util::FutureExt;
 use http::Method;
 use providers::Endpoint;
 use tokio::sync::Notify;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::Service;
 
 use crate::error::{Error, Kind, Surface};
 use crate::house::House;
@@ -106,7 +108,18 @@ const PASSED: [&str; 17] = [
     "/v1/videos",
 ];
 
-/// All routes. A request meets the panic catch, then its route.
+/// Answers a request: it meets the panic catch, then its route.
+pub async fn answer(mut routes: Router, request: Request) -> Response {
+    // As a tower layer the catch would put the answer's body into two more boxes, and every event would pass through them.
+    // What was on its way when it panicked is dropped, so nobody sees it half done.
+    match AssertUnwindSafe(routes.call(request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => pipeline::reply_to_panic(),
+    }
+}
+
+/// All routes.
 pub fn routes(app: &App) -> Router {
     Router::new()
         .merge(with_and_without_v1("/chat/completions", &post(chat)))
@@ -124,7 +137,6 @@ pub fn routes(app: &App) -> Router {
         .route("/metrics", get(metrics))
         .method_not_allowed_fallback(wrong_method)
         .fallback(nowhere)
-        .layer(CatchPanicLayer::custom(|_| pipeline::reply_to_panic()))
         .with_state(app.clone())
 }
 
@@ -258,5 +270,26 @@ fn method_label(method: &Method) -> &'static str {
         Method::HEAD => "HEAD",
         Method::OPTIONS => "OPTIONS",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+
+    use super::*;
+
+    /// A fault in the gateway is an answer, and takes nobody else's connection with it.
+    #[tokio::test]
+    async fn a_panic_is_an_error_in_openais_words() {
+        async fn stumble() {
+            panic!("on purpose");
+        }
+        let routes = Router::new().route("/", get(stumble));
+        let response = answer(routes, Request::new(Body::empty())).await;
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), 1024).await.expect("a body");
+        let error: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(error["error"]["message"], "the gateway failed; the failure is logged");
     }
 }

@@ -9,26 +9,29 @@ mod hedge;
 mod origin;
 mod reply;
 mod route;
+mod told;
 mod verdict;
 mod wish;
 
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::Request;
 use http_body::Body as _;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use providers::ChatRequest;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::auth::Caller;
 use crate::config::OnDisconnect;
 use crate::error::{Error, Kind, Surface};
-use crate::house::{House, OTHER, Plan};
+use crate::house::{House, OTHER, Plan, unix_seconds};
 use crate::limits::Standing;
 use crate::meter::{Call, Facts};
 use crate::status::Page;
@@ -69,8 +72,10 @@ struct Ask {
     key: String,
     /// The id of a chat completion whose provider gives none.
     completion_id: String,
+    /// What such a chat completion says of when it was made, in seconds since 1970.
+    created: u64,
     /// When the client no longer wants an answer, if it said so.
-    deadline: Option<tokio::time::Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Ask {
@@ -81,7 +86,7 @@ impl Ask {
 
     /// Whether it no longer will after this time.
     fn is_over_in(&self, wait: Duration) -> bool {
-        self.deadline.is_some_and(|deadline| tokio::time::Instant::now() + wait >= deadline)
+        self.deadline.is_some_and(|deadline| Instant::now() + wait >= deadline)
     }
 }
 
@@ -134,7 +139,7 @@ pub fn reply_to_panic() -> Response {
 
 fn open(house: &House, arrival: Arrival) -> Call {
     let Arrival { request_id, method, route, surface, .. } = arrival;
-    let mut call = house.meter.call(Facts { request_id, method, endpoint: route, surface });
+    let mut call = house.meter.call(Facts { arrived: Instant::now().into_std(), request_id, method, endpoint: route, surface });
     call.requested(OTHER);
     call
 }
@@ -146,12 +151,10 @@ async fn let_in(house: &House, wish: &Wish, request: Request<Body>, address: IpA
     if let Some(caller) = &caller {
         call.caller(Arc::clone(&caller.metrics));
     }
-    let began = tokio::time::Instant::now();
     let (head, body) = request.into_parts();
-    let body = read_body(house, body).await?;
-    call.waited(began.elapsed());
+    let body = read_body(house, body, call).await?;
     let mut request = wish.read(&head, body)?;
-    let deadline = deadline::of(&head.headers, &request, began)?;
+    let deadline = deadline::of(&head.headers, &request, Instant::from_std(call.arrived()))?;
     let plan = wish.plan(house, caller.as_deref(), &mut request)?;
     call.requested(&plan.label);
     if request.may_cost() && plan.is_refused_by(house.config.unpriced) {
@@ -162,18 +165,28 @@ async fn let_in(house: &House, wish: &Wish, request: Request<Body>, address: IpA
     let (standing, ahead) = admission::admit(house, caller.as_deref(), &request, &plan, call).await?;
     let key = caller.map(|caller| caller.metrics.name.clone()).unwrap_or_default();
     let completion_id = ["chatcmpl-", call.request_id()].concat();
-    Ok(Ask { request: Arc::new(request), plan, standing, ahead, key, completion_id, deadline })
+    Ok(Ask { request: Arc::new(request), plan, standing, ahead, key, completion_id, created: unix_seconds(), deadline })
 }
 
-async fn read_body(house: &House, body: Body) -> Result<Bytes, Error> {
+async fn read_body(house: &House, body: Body, call: &mut Call) -> Result<Bytes, Error> {
     let limit = house.config.server.max_body_bytes;
     let too_large = || Error::new(Kind::TooLarge, format!("the request body is larger than {limit} bytes"));
     if body.size_hint().lower() > limit as u64 {
         return Err(too_large());
     }
-    let reading = tokio::time::timeout(house.config.server.body_timeout, Limited::new(body, limit).collect());
-    let slow = |_| Error::new(Kind::SlowRequest, "the request body did not arrive in time");
-    let collected = reading.await.map_err(slow)?.map_err(|error| {
+    let mut reading = pin!(Limited::new(body, limit).collect());
+    // What is there already needs no look at the clock.
+    let collected = match reading.as_mut().now_or_never() {
+        Some(collected) => collected,
+        None => {
+            let began = Instant::now();
+            let slow = |_| Error::new(Kind::SlowRequest, "the request body did not arrive in time");
+            let collected = timeout(house.config.server.body_timeout, reading).await.map_err(slow)?;
+            call.waited(began.elapsed());
+            collected
+        }
+    };
+    let collected = collected.map_err(|error| {
         if error.is::<LengthLimitError>() {
             return too_large();
         }

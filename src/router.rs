@@ -50,7 +50,7 @@ impl Target {
     pub fn begin(self: &Arc<Self>, now: Instant) -> Option<Running> {
         let pass = self.breaker.admit(now)?;
         self.running.fetch_add(1, Ordering::Relaxed);
-        Some(Running { target: Arc::clone(self), pass })
+        Some(Running { target: Arc::clone(self), pass, began: now })
     }
 
     fn running(&self) -> u64 {
@@ -68,9 +68,16 @@ impl Target {
 pub struct Running {
     target: Arc<Target>,
     pass: Pass,
+    began: Instant,
 }
 
 impl Running {
+    /// When it was let in.
+    #[must_use]
+    pub const fn began(&self) -> Instant {
+        self.began
+    }
+
     /// The target answered as it should.
     pub fn succeeded(&self) {
         self.target.breaker.succeeded(self.pass);

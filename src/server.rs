@@ -24,7 +24,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
-use tower::ServiceExt;
 
 use crate::app::{self, App};
 use crate::meter::Meter;
@@ -297,7 +296,7 @@ async fn answer(request: Request<Incoming>, peer: IpAddr, routes: Router, app: A
     let request_id = request_id(request.headers());
     let header = HeaderValue::from_str(&request_id);
     request.extensions_mut().insert(Origin { request_id, address });
-    let mut response = routes.oneshot(request).await?;
+    let mut response = app::answer(routes, request).await;
     if let Ok(header) = header {
         response.headers_mut().insert(REQUEST_ID, header);
     }

@@ -136,8 +136,9 @@ impl Upstream {
         *outgoing.method_mut() = request.method;
         *outgoing.headers_mut() = headers;
         self.requests.inc();
-        let first_byte = (Instant::now() + first_byte).min(deadline);
-        let answered = timeout_at(first_byte, pool.send(outgoing, &address)).await.map_err(|_| Failure::Timeout)?;
+        let now = Instant::now();
+        let first_byte = (now + first_byte).min(deadline);
+        let answered = timeout_at(first_byte, pool.send(outgoing, &address, now)).await.map_err(|_| Failure::Timeout)?;
         let (answer, held) = answered.map_err(|unanswered| match unanswered {
             Unanswered::Connect => Failure::Connect,
             Unanswered::Broken => Failure::Broken,

@@ -24,6 +24,8 @@ const CLIENT_LEFT: u16 = 499;
 /// What is known of a call when it arrives.
 #[derive(Clone, Debug)]
 pub struct Facts {
+    /// When that was.
+    pub arrived: Instant,
     /// Its id.
     pub request_id: String,
     /// Its HTTP method.
@@ -62,7 +64,6 @@ impl DerefMut for Call {
 pub struct Record {
     pub(super) meter: Meter,
     pub(super) facts: Facts,
-    arrived: Instant,
     route: Arc<RouteMetrics>,
     pub(super) key: Option<Arc<KeyMetrics>>,
     /// The model label while no target is chosen.
@@ -115,7 +116,7 @@ impl std::fmt::Debug for Call {
 }
 
 impl Meter {
-    /// Opens the record of a call that arrived now.
+    /// Opens the record of a call.
     #[must_use]
     pub fn call(&self, facts: Facts) -> Call {
         let call = Call::new(self.clone(), facts);
@@ -128,7 +129,6 @@ impl Meter {
 impl Call {
     pub(super) fn new(meter: Meter, facts: Facts) -> Self {
         Self(Box::new(Record {
-            arrived: Instant::now(),
             route: meter.0.books.routes.get(facts.endpoint, || RouteMetrics::new(meter.metrics(), facts.endpoint)),
             meter,
             facts,
@@ -161,6 +161,12 @@ impl Record {
         &self.facts.request_id
     }
 
+    /// When it came.
+    #[must_use]
+    pub fn arrived(&self) -> Instant {
+        self.facts.arrived
+    }
+
     /// The API that its client speaks.
     #[must_use]
     pub fn surface(&self) -> Surface {
@@ -188,8 +194,8 @@ impl Record {
         self.on_end = Some(on_end);
     }
 
-    /// Opens the record of an attempt that is about to be sent.
-    pub fn open(&mut self, account: &Arc<Account>, request: &Arc<ChatRequest>, on_settled: OnSettled) {
+    /// Opens the record of an attempt that is sent now.
+    pub fn open(&mut self, (account, request): (&Arc<Account>, &Arc<ChatRequest>), on_settled: OnSettled, sent: Instant) {
         self.settle(Outcome::UpstreamError);
         account.metrics.in_flight.inc();
         self.account = Some(Arc::clone(account));
@@ -200,7 +206,7 @@ impl Record {
         self.attempt = Some(Attempt {
             request: Arc::clone(request),
             on_settled,
-            sent: Instant::now(),
+            sent,
             answered: None,
             first_token: None,
             status: None,
@@ -227,9 +233,8 @@ impl Record {
     }
 
     /// The provider has begun to answer (a stream) or has answered (the whole), with this HTTP status; or it never will.
-    pub fn heard(&mut self, status: Option<u16>) {
+    pub fn heard(&mut self, status: Option<u16>, now: Instant) {
         if let Some(attempt) = &mut self.attempt {
-            let now = Instant::now();
             attempt.status = status;
             attempt.answered = Some(now);
             self.not_ours += now - attempt.sent;
@@ -322,7 +327,7 @@ impl Record {
     pub fn answered(&mut self, status: u16, stream: bool) {
         self.status = Some(status);
         self.stream = stream;
-        let overhead = self.arrived.elapsed().saturating_sub(self.not_ours);
+        let overhead = self.facts.arrived.elapsed().saturating_sub(self.not_ours);
         self.route.overhead.observe(overhead.as_secs_f64());
         if let (true, Some(account)) = (stream, &self.account) {
             account.metrics.streaming.inc();
@@ -375,7 +380,7 @@ impl Record {
         self.account.as_ref().map_or(("", self.requested.as_str()), |account| (&account.provider, &account.model))
     }
 
-    fn count(&self) {
+    fn count(&self, took: Duration) {
         let metrics = self.meter.metrics();
         let Facts { method, endpoint, .. } = self.facts;
         let (provider, model) = self.labels();
@@ -386,13 +391,13 @@ impl Record {
             None => Arc::new(look_up()),
         };
         counted.requests.inc();
-        counted.duration.observe(self.arrived.elapsed().as_secs_f64());
+        counted.duration.observe(took.as_secs_f64());
         if let Some(error_type) = self.error_type {
             metrics.errors.with_label_values(&[provider, error_type, endpoint]).inc();
         }
     }
 
-    fn log(&self) {
+    fn log(&self, took: Duration) {
         let status = self.status.unwrap_or(CLIENT_LEFT);
         let went_well = status < 400 && self.error_type.is_none();
         if went_well && self.meter.0.logged < 1.0 && fastrand::f64() >= self.meter.0.logged {
@@ -410,7 +415,7 @@ impl Record {
                     method = self.facts.method,
                     path = self.facts.endpoint,
                     status_code = status,
-                    duration = self.arrived.elapsed().as_secs_f64(),
+                    duration = took.as_secs_f64(),
                     provider,
                     model,
                     stream = self.stream,
@@ -456,9 +461,10 @@ impl Drop for Record {
         }
         self.route.in_flight.dec();
         self.meter.ended();
-        self.count();
-        self.log();
-        self.end_trace();
+        let took = self.facts.arrived.elapsed();
+        self.count(took);
+        self.log(took);
+        self.end_trace(took);
         if let Some(on_end) = self.on_end.take() {
             on_end(self.tokens);
         }

@@ -4,14 +4,13 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
 use providers::ChatRequest;
 
+use super::told::Told;
 use crate::auth::Caller;
-use crate::decimal;
 use crate::error::{Error, Kind};
 use crate::house::{House, Plan};
-use crate::limits::{Denied, Ledger, Permit, Reason, Standing, Window};
+use crate::limits::{Denied, Ledger, Permit, Reason, Standing};
 use crate::meter::Call;
 use crate::router::{self, State};
 
@@ -75,78 +74,9 @@ pub(super) fn refusal(house: &House, denied: &Denied) -> Error {
         Reason::Unavailable => "the gateway cannot count limits at the moment, and is told to refuse then".to_owned(),
     };
     let error = Error::new(Kind::RateLimited, message).retry_after(denied.retry_after.or(Some(A_WHOLE_SPAN)));
-    let headers = headers(&denied.standing);
+    let headers = Told::of(&denied.standing).headers();
     headers
         .into_iter()
         .filter_map(|(name, value)| Some((name?, value)))
         .fold(error, |error, (name, value)| error.header(name, value))
-}
-
-/// Limit, room left and time until all of it is free.
-type Names = [HeaderName; 3];
-
-const REQUESTS: Names = [
-    HeaderName::from_static("x-ratelimit-limit-requests"),
-    HeaderName::from_static("x-ratelimit-remaining-requests"),
-    HeaderName::from_static("x-ratelimit-reset-requests"),
-];
-const TOKENS: Names = [
-    HeaderName::from_static("x-ratelimit-limit-tokens"),
-    HeaderName::from_static("x-ratelimit-remaining-tokens"),
-    HeaderName::from_static("x-ratelimit-reset-tokens"),
-];
-
-/// Headers that an answer usually has at most, so that their table is made once.
-const USUAL_HEADERS: usize = 16;
-
-/// The room left, as OpenAI's `x-ratelimit-*` headers say it.
-pub(super) fn headers(standing: &Standing) -> HeaderMap {
-    let mut headers = HeaderMap::with_capacity(USUAL_HEADERS);
-    let mut window = |window: &Option<Window>, [limit, remaining, reset]: Names| {
-        let Some(window) = window else { return };
-        headers.insert(limit, HeaderValue::from(window.limit));
-        headers.insert(remaining, HeaderValue::from(window.remaining));
-        if let Ok(text) = HeaderValue::try_from(span(window.reset)) {
-            headers.insert(reset, text);
-        }
-    };
-    window(&standing.requests, REQUESTS);
-    window(&standing.tokens, TOKENS);
-    headers
-}
-
-/// A span as OpenAI writes it: `6ms`, `1.5s`, `1m2s`.
-fn span(time: Duration) -> String {
-    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let mut text = String::with_capacity(16);
-    if millis < 1000 {
-        decimal::whole(&mut text, millis, 1);
-        text.push_str("ms");
-        return text;
-    }
-    if millis >= 60_000 {
-        decimal::whole(&mut text, millis / 60_000, 1);
-        text.push('m');
-    }
-    decimal::whole(&mut text, millis % 60_000 / 1000, 1);
-    if !millis.is_multiple_of(1000) {
-        text.push('.');
-        decimal::whole(&mut text, millis % 1000, 3);
-    }
-    text.push('s');
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_written_as_openai_writes_them() {
-        let cases =
-            [(0, "0ms"), (6, "6ms"), (999, "999ms"), (1000, "1s"), (1500, "1.500s"), (60_000, "1m0s"), (62_300, "1m2.300s")];
-        for (millis, text) in cases {
-            assert_eq!(span(Duration::from_millis(millis)), text);
-        }
-    }
 }

@@ -2,10 +2,12 @@
 //! or it has failed.
 //! It must not know how answers are worded for HTTP, which targets there are, or what is tried next.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use providers::frames::Framing;
@@ -16,7 +18,7 @@ use super::verdict::{self, Failed, STOP, Then};
 use super::{Ask, admission};
 use crate::config::{OnDisconnect, Reason};
 use crate::error::{Error, Kind, Surface};
-use crate::house::{House, Lane, unix_seconds};
+use crate::house::{House, Lane};
 use crate::limits::{Limit, Permit, QueueReason, QueueRefused, Scope, Slot};
 use crate::meter::{Call, OnSettled, Outcome};
 use crate::metrics::Metrics;
@@ -118,8 +120,11 @@ pub(super) async fn once(
     (lane, running): (&Arc<Lane>, Running),
     mut call: Call,
 ) -> Result<Reply, Box<Failed>> {
-    let on_settled = match place(house, ask, lane, &mut call).await {
-        Ok(on_settled) => on_settled,
+    let on_settled = match place(house, ask, lane, &running).await {
+        Ok((on_settled, waited)) => {
+            call.waited(waited);
+            on_settled
+        }
         Err((error, next)) => return Err(Failed::new(call, error, next)),
     };
     let mut outgoing = match translate(ask, lane) {
@@ -130,10 +135,11 @@ pub(super) async fn once(
     let sent = Instant::now();
     let times = Times::of(ask, lane, sent);
     let mut under_way = UnderWay { lane: Arc::clone(lane), running, times, sent, key: 0, dropped };
-    call.open(&lane.account, &ask.request, on_settled);
+    call.open((&lane.account, &ask.request), on_settled, sent.into_std());
     outgoing.headers.extend(call.sent_to(&lane.peer, ask.request.endpoint.operation()));
     let sending = lane.provider.upstream.send(outgoing, times.first_byte, times.deadline).await;
-    call.heard(sending.as_ref().ok().map(|answer| answer.status.as_u16()));
+    let heard = Instant::now();
+    call.heard(sending.as_ref().ok().map(|answer| answer.status.as_u16()), heard.into_std());
     let answer = match sending {
         Ok(answer) => answer,
         Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),
@@ -144,8 +150,8 @@ pub(super) async fn once(
     }
     note_what_is_left(&house.metrics, lane, &answer.headers);
     match frames(ask, framing, &answer.headers) {
-        Some(framing) => stream(house, ask, call, answer, (framing, under_way)).await,
-        None => whole(house, ask, call, answer, under_way).await,
+        Some(framing) => stream(house, ask, (call, heard), answer, (framing, under_way)).await,
+        None => whole(house, ask, (call, heard), answer, under_way).await,
     }
 }
 
@@ -173,27 +179,30 @@ fn note_what_is_left(metrics: &Metrics, lane: &Lane, headers: &HeaderMap) {
 /// Why there is no place, and what to do about it.
 type NoPlace = (Error, (Then, Option<Reason>));
 
-/// A place within the provider's own limits, as what is to be told when the attempt is settled.
-async fn place(house: &House, ask: &Ask, lane: &Lane, call: &mut Call) -> Result<OnSettled, NoPlace> {
-    let began = Instant::now();
-    let entering = enter(house, ask, lane, began + lane.provider.config.queue.wait);
-    let entered = match ask.deadline {
-        Some(deadline) => timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?,
-        None => entering.await,
+/// A place within the provider's own limits, as what is to be told when the attempt is settled, and how long it was waited for.
+async fn place(house: &House, ask: &Ask, lane: &Lane, running: &Running) -> Result<(OnSettled, Duration), NoPlace> {
+    let began = Instant::from_std(running.began());
+    let mut entering = pin!(enter(house, ask, lane, began + lane.provider.config.queue.wait));
+    // Where there is room, nobody looks at the clock.
+    let (entered, waited) = match (entering.as_mut().now_or_never(), ask.deadline) {
+        (Some(entered), _) => (entered, Duration::ZERO),
+        (None, Some(deadline)) => {
+            let entered = timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?;
+            (entered, began.elapsed())
+        }
+        (None, None) => (entering.await, began.elapsed()),
     };
-    if lane.provider.queue.is_some() {
-        call.waited(began.elapsed());
-    }
     let (slot, permit) = entered?;
     if slot.is_none() && permit.is_none() {
-        return Ok(None);
+        return Ok((None, waited));
     }
-    Ok(Some(Box::new(move |used| {
+    let on_settled = move |used| {
         if let Some(mut permit) = permit {
             permit.settle(used);
         }
         drop(slot);
-    })))
+    };
+    Ok((Some(Box::new(on_settled)), waited))
 }
 
 /// Through the line before the provider, and then within its limits; both together no longer than the line may last.
@@ -238,7 +247,7 @@ fn with_call<T>(ask: &Ask, lane: &Lane, say: impl FnOnce(&dyn providers::Provide
         model: &lane.target.model,
         account: &lane.provider.config.account,
         id: &ask.completion_id,
-        created: unix_seconds(),
+        created: ask.created,
         ask_usage: lane.asks_usage(),
     };
     say(lane.provider.wire.0, &call)
@@ -248,15 +257,15 @@ fn with_call<T>(ask: &Ask, lane: &Lane, say: impl FnOnce(&dyn providers::Provide
 async fn whole(
     house: &House,
     ask: &Ask,
-    mut call: Call,
+    (mut call, heard): (Call, Instant),
     mut answer: upstream::Answer,
     under_way: UnderWay,
 ) -> Result<Reply, Box<Failed>> {
     let lane = &under_way.lane;
     let headers = std::mem::take(&mut answer.headers);
-    let began = Instant::now();
     let body = answer.whole(under_way.times.idle, under_way.times.deadline).await;
-    call.waited(began.elapsed());
+    let now = Instant::now();
+    call.waited(now - heard);
     let body = match body {
         Ok(body) => body,
         Err(failure) => return Err(verdict::unreached(house, ask, &under_way, call, failure)),
@@ -272,7 +281,6 @@ async fn whole(
             call.whole(&answer);
             call.settle(Outcome::Completed);
             under_way.running.succeeded();
-            let now = Instant::now();
             let took = now - under_way.sent;
             lane.target.latency.observe(now.into_std(), took);
             if ask.plan.hedge.is_some() {
@@ -290,7 +298,7 @@ async fn whole(
 async fn stream(
     house: &House,
     ask: &Ask,
-    call: Call,
+    (call, heard): (Call, Instant),
     answer: upstream::Answer,
     (framing, under_way): (Framing, UnderWay),
 ) -> Result<Reply, Box<Failed>> {
@@ -306,14 +314,13 @@ async fn stream(
         None => with_call(ask, &lane, |wire, call| wire.stream(call)),
     };
     let watch = Watched { call, under_way, metrics: Arc::clone(&house.metrics) };
-    let began = Instant::now();
     let surface = if plain.is_some() { Surface::Bytes } else { ask.request.endpoint.into() };
     let stop = Box::pin(house.meter.stopped());
     let parts = Parts { source: answer, framing, translator, surface, watch, limits, stop };
     match Pump::begin(parts).await {
         Ok(mut pump) => {
             pump.watch_mut(|watched| {
-                watched.call.waited(began.elapsed());
+                watched.call.waited(heard.elapsed());
                 watched.has_begun();
             });
             Ok(Reply::Stream { pump: Box::new(pump), about, plain })

@@ -1,4 +1,4 @@
-//! What came of a call, as an HTTP answer: headers, bodies, streams and errors.
+//! What came of a call, as an HTTP answer: whole bodies, streams and errors.
 //! It must not know why it came to that.
 
 use std::future::Future;
@@ -14,9 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use http_body::Frame;
 use tokio::time::sleep;
 
-use super::admission;
-use super::attempt::{About, Reply, Stopped, Watched};
-use crate::decimal;
+use super::attempt::{Reply, Stopped, Watched};
+use super::told::Told;
 use crate::error::{Error, Surface};
 use crate::limits::Standing;
 use crate::meter::Call;
@@ -24,11 +23,6 @@ use crate::status::Page;
 use crate::stream::{COMMENT, Cut, KEEP_ALIVE, Pump};
 use crate::upstream;
 
-const PROVIDER: HeaderName = HeaderName::from_static("x-choreoai-provider");
-const MODEL: HeaderName = HeaderName::from_static("x-choreoai-model");
-const ATTEMPTS: HeaderName = HeaderName::from_static("x-choreoai-attempts");
-const COST: HeaderName = HeaderName::from_static("x-choreoai-cost-usd");
-const DROPPED: HeaderName = HeaderName::from_static("x-choreoai-dropped");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const EVENTS: HeaderValue = HeaderValue::from_static("text/event-stream; charset=utf-8");
 
@@ -66,28 +60,28 @@ pub(super) fn stopped(stopped: Stopped) -> Response {
         None => plain(&stopped.error),
     };
     if let Some(about) = stopped.about {
-        describe(response.headers_mut(), &about);
+        response.headers_mut().extend(Told::of(&Standing::default()).about(&about).headers());
     }
     response
 }
 
 /// An answer that has begun.
 pub(super) fn begun(reply: Reply, standing: &Standing) -> Response {
-    let mut headers = admission::headers(standing);
+    let told = Told::of(standing);
     match reply {
         Reply::Whole { body, about, mut call } => {
             call.answered(StatusCode::OK.as_u16(), false);
+            let mut headers = told.about(&about).headers();
             headers.insert(CONTENT_TYPE, JSON);
-            describe(&mut headers, &about);
             with(StatusCode::OK, headers, Body::from(body))
         }
         Reply::Stream { mut pump, about, plain } => {
             pump.watch_mut(|watched| watched.call.answered(StatusCode::OK.as_u16(), plain.is_none()));
+            let mut headers = told.about(&about).headers();
             match plain {
                 Some(plain) => headers.extend(plain),
                 None => event_stream(&mut headers),
             }
-            describe(&mut headers, &about);
             with(StatusCode::OK, headers, Body::new(Streamed(pump)))
         }
     }
@@ -95,7 +89,7 @@ pub(super) fn begun(reply: Reply, standing: &Standing) -> Response {
 
 /// An answer that is long in coming: comments until it does, then itself or the error.
 pub(super) fn late(running: Running, standing: &Standing) -> Response {
-    let mut headers = admission::headers(standing);
+    let mut headers = Told::of(standing).headers();
     event_stream(&mut headers);
     // The first comment goes out at once: it carries the head of the answer.
     let body = unfold(Late::First(running), Late::next);
@@ -162,25 +156,6 @@ fn event_stream(headers: &mut HeaderMap) {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Tells nginx, which many put before a gateway, not to hold events back.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
-}
-
-fn describe(headers: &mut HeaderMap, about: &About) {
-    let mut text = |name: HeaderName, value: &str| {
-        if let (false, Ok(value)) = (value.is_empty(), HeaderValue::from_str(value)) {
-            headers.insert(name, value);
-        }
-    };
-    text(PROVIDER, &about.lane.provider.config.name);
-    text(MODEL, &about.lane.target.model);
-    if let Some(cost) = about.cost {
-        let mut usd = String::new();
-        decimal::parts(&mut usd, cost);
-        text(COST, &usd);
-    }
-    if !about.dropped.is_empty() {
-        text(DROPPED, &about.dropped.join(", "));
-    }
-    headers.insert(ATTEMPTS, HeaderValue::from(about.attempts));
 }
 
 fn with(status: StatusCode, headers: HeaderMap, body: Body) -> Response {

@@ -3,7 +3,7 @@
 //! It must not know how an attempt is made, or how answers are worded for HTTP.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
@@ -25,7 +25,8 @@ struct Left {
 
 /// Tries the targets in order, each as often as its provider's rule says, until one answers.
 pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result<Reply, Stopped> {
-    let mut lanes = order(&ask.plan.lanes, ask.plan.balance, router::now(), |lane| &lane.target);
+    let mut now = router::now();
+    let mut lanes = order(&ask.plan.lanes, ask.plan.balance, now, |lane| &lane.target);
     lanes.retain(|lane| lane.serves(ask.request.endpoint));
     let mut last: Option<Left> = None;
     let mut spared: Option<(Duration, Why)> = None;
@@ -34,8 +35,8 @@ pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result
         {
             continue;
         }
-        let Some(running) = enter(house, lane, last.is_none()) else {
-            let wait = lane.target.breaker.wait(router::now());
+        let Some(running) = enter(house, lane, last.is_none(), now) else {
+            let wait = lane.target.breaker.wait(now);
             spared = [spared, wait].into_iter().flatten().min_by_key(|(wait, _)| *wait);
             continue;
         };
@@ -54,6 +55,7 @@ pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result
         if !goes_on || ask.is_over() {
             break;
         }
+        now = router::now();
     }
     Err(gave_up(call, last, spared))
 }
@@ -61,17 +63,16 @@ pub(super) async fn run(house: &Arc<House>, ask: &Ask, mut call: Call) -> Result
 /// Lets an attempt on a target begin: its breaker must let it, and what is not a call's first attempt must not
 /// bury a target that is failing. One that is well is not rationed: a call that another target failed is
 /// welcome there.
-fn enter(house: &House, lane: &Lane, is_first: bool) -> Option<Running> {
-    let running = lane.target.begin(router::now())?;
+fn enter(house: &House, lane: &Lane, is_first: bool, now: Instant) -> Option<Running> {
+    let running = lane.target.begin(now)?;
     if is_first {
         lane.provider.budget.earn();
         return Some(running);
     }
-    is_within_budget(house, lane).then_some(running)
+    is_within_budget(house, lane, now).then_some(running)
 }
 
-fn is_within_budget(house: &House, lane: &Lane) -> bool {
-    let now = router::now();
+fn is_within_budget(house: &House, lane: &Lane, now: Instant) -> bool {
     let is_allowed = !lane.target.breaker.is_failing(now) || lane.provider.budget.spend(now);
     if !is_allowed {
         house.metrics.retry_budget_exhausted.with_label_values(&[&lane.provider.config.name]).inc();
@@ -104,7 +105,7 @@ async fn on_lane(
             Then::Again if !is_better_elsewhere(ask, lane, others, &failed) => {
                 tried += 1;
                 let wait = pause((rule.base, rule.max), tried, failed.error.wait(), fastrand::f64());
-                wait.filter(|wait| tried < tries && !ask.is_over_in(*wait) && is_within_budget(house, lane))
+                wait.filter(|wait| tried < tries && !ask.is_over_in(*wait) && is_within_budget(house, lane, router::now()))
             }
             Then::Again | Then::OtherKey | Then::Next | Then::Stop => None,
         };

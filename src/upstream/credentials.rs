@@ -71,7 +71,7 @@ impl Credentials {
         match self {
             Self::None => {}
             Self::Keys(keys) => {
-                let (number, name, value) = keys.next(std::time::Instant::now());
+                let (number, name, value) = keys.next(std::time::Instant::now);
                 headers.extend(value.map(|value| (name, value)));
                 return Ok(number);
             }

@@ -27,8 +27,8 @@ impl Keys {
 
     /// The next one: its number, and its header. When all are left alone, the one whose rest ends first: the
     /// provider's own words say better than ours what is wrong.
-    pub(super) fn next(&self, now: Instant) -> (usize, HeaderName, Option<HeaderValue>) {
-        let number = if self.values.len() > 1 { self.choose(now) } else { 0 };
+    pub(super) fn next(&self, now: impl FnOnce() -> Instant) -> (usize, HeaderName, Option<HeaderValue>) {
+        let number = if self.values.len() > 1 { self.choose(now()) } else { 0 };
         (number, self.header.clone(), self.values.get(number).cloned())
     }
 

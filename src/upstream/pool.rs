@@ -165,8 +165,13 @@ impl Pool {
 
     /// Sends a request and waits for the head of its answer. A connection that turns out to be closed
     /// before anything was written on it is replaced; what was written is never sent again.
-    pub(super) async fn send(self: &Arc<Self>, mut request: Request<Body>, address: &Address) -> Result<Answered, Unanswered> {
-        while let Some(sender) = self.take_idle() {
+    pub(super) async fn send(
+        self: &Arc<Self>,
+        mut request: Request<Body>,
+        address: &Address,
+        now: Instant,
+    ) -> Result<Answered, Unanswered> {
+        while let Some(sender) = self.take_idle(now) {
             match self.on_own(sender, request, address).await {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => request = failed?,
@@ -257,9 +262,8 @@ impl Pool {
     }
 
     /// The idle connection that was used last.
-    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<Body>> {
         let mut state = self.lock();
-        let now = Instant::now();
         for at in (0..state.idle.len()).rev() {
             let (sender, since) = state.idle.get(at)?;
             let is_usable = !sender.is_closed() && now.saturating_duration_since(*since) < IDLE;

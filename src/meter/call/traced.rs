@@ -2,6 +2,7 @@
 //! It must not know what a span looks like, or who exports it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -55,13 +56,16 @@ impl Record {
     }
 
     /// Ends the trace, if there is one.
-    pub(super) fn end_trace(&self) {
+    pub(super) fn end_trace(&self, took: Duration) {
         let Some(trace) = &self.trace else { return };
         let (provider, model) = self.labels();
         let Facts { method, endpoint, .. } = self.facts;
         if trace.is_sampled() {
-            let seconds = self.arrived.elapsed().as_secs_f64();
-            self.meter.metrics().exemplar(&Timed::Call { provider, endpoint, method }, seconds, &trace.trace_id().to_string());
+            self.meter.metrics().exemplar(
+                &Timed::Call { provider, endpoint, method },
+                took.as_secs_f64(),
+                &trace.trace_id().to_string(),
+            );
         }
         trace.ended(&CallEnd {
             request_id: &self.facts.request_id,
