@@ -80,7 +80,7 @@ mod tests {
     }
 
     fn used(keys: &Keys, now: Instant, times: usize) -> Vec<usize> {
-        (0..times).map(|_| keys.next(now).0).collect()
+        (0..times).map(|_| keys.next(|| now).0).collect()
     }
 
     #[test]
