@@ -10,8 +10,10 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt;
 use providers::frames::{BadFrame, Decoder, Frame, Framing};
 use providers::{Event, Kind, StreamTranslator, UpstreamError};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use crate::error::{self, Error, Surface};
@@ -26,7 +28,8 @@ const LINGER: Duration = Duration::from_millis(100);
 /// What has already arrived when a client leaves is read, so that it is counted; this long a silence
 /// means that nothing more has.
 const ARRIVED: Duration = Duration::from_millis(25);
-/// The longest that reading what has arrived may take, on a provider that never pauses.
+/// The longest that reading what has arrived may take, on a provider that never pauses; not counting the time in which this
+/// thread itself was held up.
 const ARRIVED_AT_MOST: Duration = Duration::from_secs(1);
 
 /// Where a stream's bytes come from.
@@ -421,20 +424,33 @@ impl<S: Source, W: Watch> Flow<S, W> {
 
     /// Reads what has already arrived for a client that left, then breaks off.
     async fn take_in_what_arrived(mut self) {
-        let arrived = async {
-            while self.state.end.is_none() && self.ending.is_none() {
-                self.state.out.clear();
-                match timeout(ARRIVED, poll_fn(|context| self.source.poll_chunk(context))).await {
-                    Ok(Ok(Some(chunk))) => self.take_in(chunk),
-                    Ok(Ok(None)) => self.source_ended(),
-                    Ok(Err(())) | Err(_) => return,
-                }
+        let mut until = Instant::now() + ARRIVED_AT_MOST;
+        while self.state.end.is_none() && self.ending.is_none() && Instant::now() < until {
+            self.state.out.clear();
+            let asked = Instant::now();
+            match self.arrived().await {
+                Some(Ok(Some(chunk))) => self.take_in(chunk),
+                Some(Ok(None)) => self.source_ended(),
+                Some(Err(())) | None => break,
             }
-        };
-        let _ = timeout(ARRIVED_AT_MOST, arrived).await;
+            until += asked.elapsed().saturating_sub(ARRIVED);
+        }
+        // Before anything else takes time: what the provider writes from now on is nobody's.
+        drop(self.source);
         if let Some(ready) = self.watch.before_a_short_end() {
             ready.await;
         }
+    }
+
+    /// The next bytes, if they have arrived. Where this thread was held up while it waited, its time is over and there may
+    /// yet be some: the connection is given a turn to say so.
+    async fn arrived(&mut self) -> Option<Result<Option<Bytes>, ()>> {
+        let mut next = poll_fn(|context| self.source.poll_chunk(context));
+        if let Ok(chunk) = timeout(ARRIVED, &mut next).await {
+            return Some(chunk);
+        }
+        yield_now().await;
+        next.now_or_never()
     }
 
     /// Reads on for a client that left.

@@ -248,6 +248,13 @@ impl Gateway {
         self.signal("-TERM");
     }
 
+    /// Holds it up for so long, as a busy machine may.
+    pub async fn hold_up(&self, lasts: Duration) {
+        self.signal("-STOP");
+        tokio::time::sleep(lasts).await;
+        self.signal("-CONT");
+    }
+
     fn signal(&self, signal: &str) {
         let sent = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success(), "could not signal the gateway");
