@@ -6,6 +6,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -250,18 +251,23 @@ async fn connection(arrived: Arrived, server: Server) {
         opening = timeout(HEAD_TIMEOUT, opens_http2(&stream)) => opening.unwrap_or(false),
         _ = &mut closing => return,
     };
-    let service = service_fn(move |request: Request<Incoming>| answer(request, peer.ip(), routes.clone(), app.clone()));
+    // Boxed: a connection keeps room for this future for as long as it lasts, also when it has answered.
+    let service = service_fn(move |request: Request<Incoming>| Box::pin(answer(request, peer.ip(), routes.clone(), app.clone())));
     let stream = TokioIo::new(stream);
-    if is_http2 {
+    let serving: Serving = if is_http2 {
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_H2_STREAMS).adaptive_window(true);
-        until_closed(builder.serve_connection(stream, service), closing).await;
+        Box::pin(until_closed(Box::pin(builder.serve_connection(stream, service)), closing))
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-        until_closed(builder.serve_connection(stream, service), closing).await;
-    }
+        Box::pin(until_closed(Box::pin(builder.serve_connection(stream, service)), closing))
+    };
+    serving.await;
 }
+
+/// A connection on its way to its end. Boxed, so that one takes no room for what the other kind of HTTP would need.
+type Serving = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Whether a client opens HTTP/2, which is told by its first letters: no method of HTTP/1.1 begins like this (RFC 9113,
 /// 3.4). They are only looked at, so that the connection reads them itself.
@@ -279,8 +285,7 @@ async fn opens_http2(stream: &TcpStream) -> bool {
 }
 
 /// Serves a connection to its end; when the gateway closes, what runs on it is its end.
-async fn until_closed(serving: impl GracefulConnection, closing: impl Future + Unpin) {
-    let mut serving = std::pin::pin!(serving);
+async fn until_closed(mut serving: Pin<Box<impl GracefulConnection>>, closing: impl Future + Unpin) {
     tokio::select! {
         biased;
         _ = serving.as_mut() => return,
