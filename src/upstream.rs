@@ -9,6 +9,7 @@ mod credentials;
 mod entra;
 mod exchange;
 mod google;
+mod http1;
 mod keys;
 mod lease;
 mod pool;
@@ -17,16 +18,13 @@ mod program;
 mod sigv4;
 
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
-use http_body::{Body as _, Frame};
-use hyper::body::Incoming;
 use providers::frames::Framing;
 use providers::{Auth, UpstreamRequest};
 use reqwest::Url;
@@ -35,8 +33,9 @@ use tokio::time::{Instant, timeout_at};
 pub use self::collector::to_collector;
 use self::connect::Route;
 use self::credentials::Credentials;
+use self::http1::Broken;
 pub use self::lease::{Clock, Trouble};
-use self::pool::{Address, Body, Held, Pool, Unanswered};
+use self::pool::{Address, Body, Pool, Unanswered};
 use crate::config;
 use crate::metrics::{Counter, Metrics};
 use crate::worker::PerWorker;
@@ -83,9 +82,7 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The number of the key that was used.
     pub key: usize,
-    body: Incoming,
-    /// Dropped after the body, whose end decides whether the connection can be used again.
-    _held: Held,
+    body: Body,
 }
 
 impl Upstream {
@@ -132,14 +129,14 @@ impl Upstream {
         headers.entry(header::CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
         let attaching = self.credentials.attach((&request.method, &address.url, &mut headers), &request.body, deadline);
         let key = attaching.await.map_err(Failure::Credentials)?;
-        let mut outgoing = Request::new(Body::new(request.body));
+        let mut outgoing = Request::new(request.body);
         *outgoing.method_mut() = request.method;
         *outgoing.headers_mut() = headers;
         self.requests.inc();
         let now = Instant::now();
         let first_byte = (now + first_byte).min(deadline);
         let answered = timeout_at(first_byte, pool.send(outgoing, &address, now)).await.map_err(|_| Failure::Timeout)?;
-        let (answer, held) = answered.map_err(|unanswered| match unanswered {
+        let answer = answered.map_err(|unanswered| match unanswered {
             Unanswered::Connect => Failure::Connect,
             Unanswered::Broken => Failure::Broken,
         })?;
@@ -147,7 +144,7 @@ impl Upstream {
         if is_compressed(&head.headers) && head.status.is_success() {
             return Err(Failure::Compressed);
         }
-        Ok(Answer { status: head.status, headers: head.headers, key, body, _held: held })
+        Ok(Answer { status: head.status, headers: head.headers, key, body })
     }
 
     /// Leaves a key alone for `wait`, because the provider refused it; `true` when there is another one to use
@@ -233,18 +230,7 @@ impl Answer {
         if !self.headers.is_empty() {
             self.headers = HeaderMap::new();
         }
-        loop {
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(context)) {
-                None => return Poll::Ready(Ok(None)),
-                Some(frame) => frame,
-            };
-            match frame.map(Frame::into_data) {
-                Ok(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
-                // Trailers tell nothing that is waited for.
-                Ok(Err(_)) => {}
-                Err(_) => return Poll::Ready(Err(Failure::Broken)),
-            }
-        }
+        self.body.poll_chunk(context).map_err(|Broken| Failure::Broken)
     }
 
     /// The whole body.

@@ -1,6 +1,7 @@
 //! How a connection to a provider is made: name, address, the environment's proxy, TLS.
 //! It must not know what is sent over it, or how long it is kept.
 
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -9,9 +10,10 @@ use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
+use hyper::rt::{Read, Write};
 use hyper_rustls::{ConfigBuilderExt, HttpsConnector, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector};
 use hyper_util::client::proxy::matcher::{Intercept, Matcher};
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -31,10 +33,15 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A connection to the provider or to a proxy, with TLS to a proxy that wants it.
 type Hop = MaybeHttpsStream<TokioIo<TcpStream>>;
-/// A connection to the provider.
-pub(super) type Stream = MaybeHttpsStream<Hop>;
+/// A connection to the provider. Boxed, so that one without TLS takes no room for what TLS, and TLS within TLS, would need.
+pub(super) type Stream = Box<dyn ReadWrite>;
 
-type Connecting = Pin<Box<dyn Future<Output = Result<Stream, BoxError>> + Send>>;
+/// What a connection's bytes are read from and written to.
+pub(super) trait ReadWrite: Read + Write + Send + Unpin + fmt::Debug {}
+
+impl<T: Read + Write + Send + Unpin + fmt::Debug> ReadWrite for T {}
+
+type Connecting = Pin<Box<dyn Future<Output = Result<MaybeHttpsStream<Hop>, BoxError>> + Send>>;
 
 /// The way from here to one address.
 #[derive(Debug)]
@@ -71,11 +78,11 @@ impl Route {
         self.forward.as_ref()
     }
 
-    /// Makes a connection.
+    /// Makes a connection, and says whether both sides have settled on HTTP/2 for it.
     ///
     /// # Errors
     /// When there is none in time.
-    pub(super) async fn connect(&self) -> io::Result<Stream> {
+    pub(super) async fn connect(&self) -> io::Result<(Stream, bool)> {
         // None of these services has to be waited for before it is called.
         let connecting: Connecting = match &self.tls {
             Some(tls) => HttpsConnector::from((self.hop.clone(), Arc::clone(tls))).call(self.to.clone()),
@@ -84,7 +91,13 @@ impl Route {
                 Box::pin(async move { hop.await.map(MaybeHttpsStream::Http) })
             }
         };
-        timeout(self.limit, connecting).await?.map_err(io::Error::other)
+        let stream = timeout(self.limit, connecting).await?.map_err(io::Error::other)?;
+        let is_http2 = stream.connected().is_negotiated_h2();
+        let stream: Stream = match stream {
+            MaybeHttpsStream::Http(MaybeHttpsStream::Http(plain)) => Box::new(plain),
+            secured => Box::new(secured),
+        };
+        Ok((stream, is_http2))
     }
 }
 

@@ -8,21 +8,23 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{HOST, PROXY_AUTHORIZATION};
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::{Body as _, Frame};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::client::legacy::connect::Connection as _;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::Url;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::connect::Route;
+use super::connect::{Route, Stream};
+use super::http1::{self, Broken};
 use crate::metrics::Counter;
 
 /// Idle connections kept.
@@ -33,9 +35,6 @@ const IDLE: Duration = Duration::from_secs(55);
 const MAX_ADDRESSES: usize = 256;
 /// How often it is looked for connections that were idle for too long.
 const SWEEP: Duration = Duration::from_secs(10);
-
-/// The body of a request.
-pub(super) type Body = Full<Bytes>;
 
 /// Where a request goes, in each of the forms in which a connection may want to see it.
 #[derive(Debug)]
@@ -59,10 +58,8 @@ pub(super) enum Unanswered {
     Broken,
 }
 
-/// The head of an answer, its body to be read, and its connection to be held meanwhile.
-type Answered = (Response<Incoming>, Held);
 /// Nothing was sent, and here is the request again; or it was sent and not answered.
-type Failed = Result<Request<Body>, Unanswered>;
+type Failed = Result<Request<Bytes>, Unanswered>;
 
 /// Boxed: most calls find a connection and need no room for making one.
 type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Dialled, Unanswered>> + Send + 'a>>;
@@ -86,7 +83,7 @@ pub(super) struct Pool {
 struct State {
     /// By path.
     addresses: HashMap<String, Arc<Address>>,
-    idle: VecDeque<(http1::SendRequest<Body>, Instant)>,
+    idle: VecDeque<(Stream, Instant)>,
     shared: Vec<Shared>,
     is_swept: bool,
 }
@@ -94,24 +91,51 @@ struct State {
 /// A connection of HTTP/2.
 #[derive(Clone, Debug)]
 struct Shared {
-    sender: http2::SendRequest<Body>,
+    sender: http2::SendRequest<Full<Bytes>>,
     running: Arc<AtomicUsize>,
     /// The provider's limit on streams at once.
     room: Arc<AtomicUsize>,
 }
 
 enum Dialled {
-    Own(http1::SendRequest<Body>),
+    Own(Stream),
     Shared(Shared, Place),
 }
 
-/// What an answer holds of its connection until it is over.
+/// The body of an answer, and what it holds of its connection until it is over.
 #[derive(Debug)]
-pub(super) enum Held {
-    /// All of it; it is idle afterwards.
-    Whole(Arc<Pool>, Option<http1::SendRequest<Body>>),
+pub(super) enum Body {
+    /// All of it, which is idle in the pool afterwards; `None` when it is over.
+    Own(Arc<Pool>, Option<http1::Body>),
     /// One stream of it.
-    Part { _place: Place },
+    Shared { incoming: Incoming, _place: Place },
+}
+
+impl Body {
+    /// The next bytes, `None` at the end.
+    pub(super) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Broken>> {
+        match self {
+            Self::Own(pool, own) => {
+                let Some(body) = own else { return Poll::Ready(Ok(None)) };
+                let chunk = ready!(body.poll_chunk(context))?;
+                if chunk.is_none()
+                    && let Some(stream) = own.take().and_then(http1::Body::leave)
+                {
+                    pool.keep(stream);
+                }
+                Poll::Ready(Ok(chunk))
+            }
+            Self::Shared { incoming, .. } => loop {
+                match ready!(Pin::new(&mut *incoming).poll_frame(context)).transpose().map_err(|_| Broken)?.map(Frame::into_data)
+                {
+                    None => return Poll::Ready(Ok(None)),
+                    Some(Ok(bytes)) => return Poll::Ready(Ok(Some(bytes))),
+                    // Trailers tell nothing that is waited for.
+                    Some(Err(_)) => {}
+                }
+            },
+        }
+    }
 }
 
 /// One stream of a shared connection, counted while this lives.
@@ -121,16 +145,6 @@ pub(super) struct Place(Arc<AtomicUsize>);
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Self::Whole(pool, sender) = self
-            && let Some(sender) = sender.take()
-        {
-            pool.keep(sender);
-        }
     }
 }
 
@@ -167,12 +181,12 @@ impl Pool {
     /// before anything was written on it is replaced; what was written is never sent again.
     pub(super) async fn send(
         self: &Arc<Self>,
-        mut request: Request<Body>,
+        mut request: Request<Bytes>,
         address: &Address,
         now: Instant,
-    ) -> Result<Answered, Unanswered> {
-        while let Some(sender) = self.take_idle(now) {
-            match self.on_own(sender, request, address).await {
+    ) -> Result<Response<Body>, Unanswered> {
+        while let Some(stream) = self.take_idle(now) {
+            match self.on_own(stream, request, address).await {
                 Ok(answered) => return Ok(answered),
                 Err(failed) => request = failed?,
             }
@@ -185,7 +199,7 @@ impl Pool {
         }
         let dialling: Dialling<'_> = Box::pin(self.dial());
         let answered = match dialling.await? {
-            Dialled::Own(sender) => self.on_own(sender, request, address).await,
+            Dialled::Own(stream) => self.on_own(stream, request, address).await,
             Dialled::Shared(shared, place) => on_shared((shared, place), request, address).await,
         };
         answered.map_err(|failed| failed.err().unwrap_or(Unanswered::Broken))
@@ -193,10 +207,10 @@ impl Pool {
 
     async fn on_own(
         self: &Arc<Self>,
-        mut sender: http1::SendRequest<Body>,
-        mut request: Request<Body>,
+        stream: Stream,
+        mut request: Request<Bytes>,
         address: &Address,
-    ) -> Result<Answered, Failed> {
+    ) -> Result<Response<Body>, Failed> {
         *request.uri_mut() = address.path.clone();
         request.headers_mut().insert(HOST, address.host.clone());
         if let Some(pass) = self.route.forward() {
@@ -205,9 +219,9 @@ impl Pool {
                 request.headers_mut().insert(PROXY_AUTHORIZATION, pass.clone());
             }
         }
-        let sent = sender.try_send_request(request).await;
-        let response = sent.map_err(|mut error| error.take_message().ok_or(Unanswered::Broken))?;
-        Ok((response, Held::Whole(Arc::clone(self), Some(sender))))
+        let answered = http1::exchange(stream, request).await;
+        let answer = answered.map_err(|unsent| unsent.map_err(|Broken| Unanswered::Broken))?;
+        Ok(answer.map(|body| Body::Own(Arc::clone(self), Some(body))))
     }
 
     /// A connection that is made now, or one that somebody else has made meanwhile.
@@ -232,12 +246,9 @@ impl Pool {
 
     async fn connect(&self) -> io::Result<Dialled> {
         self.created.inc();
-        let stream = self.route.connect().await?;
-        if !self.only_http2 && !stream.connected().is_negotiated_h2() {
-            let (sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
-            // How it ends is seen by whoever uses it.
-            tokio::spawn(async move { drop(connection.await) });
-            return Ok(Dialled::Own(sender));
+        let (stream, is_http2) = self.route.connect().await?;
+        if !self.only_http2 && !is_http2 {
+            return Ok(Dialled::Own(stream));
         }
         self.speaks_http2.store(true, Ordering::Relaxed);
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -262,17 +273,11 @@ impl Pool {
     }
 
     /// The idle connection that was used last.
-    fn take_idle(&self, now: Instant) -> Option<http1::SendRequest<Body>> {
+    fn take_idle(&self, now: Instant) -> Option<Stream> {
         let mut state = self.lock();
-        for at in (0..state.idle.len()).rev() {
-            let (sender, since) = state.idle.get(at)?;
-            let is_usable = !sender.is_closed() && now.saturating_duration_since(*since) < IDLE;
-            // One whose last answer was read a moment ago may still be at it.
-            if !is_usable || sender.is_ready() {
-                let (sender, _) = state.idle.remove(at)?;
-                if is_usable {
-                    return Some(sender);
-                }
+        while let Some((mut stream, since)) = state.idle.pop_back() {
+            if is_usable(&mut stream, since, now) {
+                return Some(stream);
             }
         }
         None
@@ -285,13 +290,13 @@ impl Pool {
         Some((shared.clone(), shared.one_more()))
     }
 
-    /// Keeps a connection whose answer is over; one whose answer was not read to its end closes by itself.
-    fn keep(self: &Arc<Self>, sender: http1::SendRequest<Body>) {
+    /// Keeps a connection whose answer is over.
+    fn keep(self: &Arc<Self>, stream: Stream) {
         let mut state = self.lock();
-        if sender.is_closed() || state.idle.len() >= MAX_IDLE {
+        if state.idle.len() >= MAX_IDLE {
             return;
         }
-        state.idle.push_back((sender, Instant::now()));
+        state.idle.push_back((stream, Instant::now()));
         if !state.is_swept
             && let Ok(runtime) = Handle::try_current()
         {
@@ -304,10 +309,14 @@ impl Pool {
     fn forget_old(&self) -> bool {
         let mut state = self.lock();
         let now = Instant::now();
-        state.idle.retain(|(sender, since)| !sender.is_closed() && now.saturating_duration_since(*since) < IDLE);
+        state.idle.retain_mut(|(stream, since)| is_usable(stream, *since, now));
         state.is_swept = !state.idle.is_empty();
         state.is_swept
     }
+}
+
+fn is_usable(stream: &mut Stream, since: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(since) < IDLE && http1::is_open(stream)
 }
 
 impl Shared {
@@ -323,14 +332,17 @@ impl Shared {
 
 async fn on_shared(
     (mut shared, place): (Shared, Place),
-    mut request: Request<Body>,
+    mut request: Request<Bytes>,
     address: &Address,
-) -> Result<Answered, Failed> {
+) -> Result<Response<Body>, Failed> {
     *request.uri_mut() = address.whole.clone();
     request.headers_mut().remove(HOST);
-    let sent = shared.sender.try_send_request(request).await;
-    let response = sent.map_err(|mut error| error.take_message().ok_or(Unanswered::Broken))?;
-    Ok((response, Held::Part { _place: place }))
+    let sent = shared.sender.try_send_request(request.map(Full::new)).await;
+    let answer = sent.map_err(|mut error| {
+        let (head, body) = error.take_message().ok_or(Unanswered::Broken)?.into_parts();
+        Ok(Request::from_parts(head, body.into_inner().ok_or(Unanswered::Broken)?))
+    })?;
+    Ok(answer.map(|incoming| Body::Shared { incoming, _place: place }))
 }
 
 async fn sweep(pool: Weak<Pool>) {
