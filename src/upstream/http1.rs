@@ -18,11 +18,13 @@ use hyper::rt::{Read as _, ReadBuf, Write as _};
 use super::connect::Stream;
 
 /// The longest head of an answer, in bytes.
-const MAX_HEAD: usize = 400 * 1024;
+const MAX_HEAD: usize = 64 * 1024;
 /// The most headers of an answer.
 const MAX_HEADERS: usize = 100;
-/// The longest line with the size of a chunk, or with a trailer.
-const MAX_LINE: usize = 4096;
+/// The longest line with the size of a chunk, and the longest trailers.
+const MAX_LINE: usize = 8 * 1024;
+/// The most trailers.
+const MAX_TRAILERS: usize = 32;
 /// The most that is read at once. It is read onto the stack, so that a connection that waits holds no buffer.
 const MAX_READ: usize = 16 * 1024;
 
@@ -89,8 +91,13 @@ impl Exchange {
             return Poll::Ready(Err(Broken));
         }
         loop {
+            let before = self.ahead.len();
             if !ready!(poll_more(&mut self.stream, &mut self.ahead, context)).unwrap_or(false) {
                 return Poll::Ready(Err(Broken));
+            }
+            // A head that trickles is looked at once for each of its lines, not for each byte.
+            if before > 0 && self.ahead.len() < MAX_HEAD && memchr::memchr(b'\n', &self.ahead[before..]).is_none() {
+                continue;
             }
             while let Some((head, length)) = Head::read(&self.ahead)? {
                 self.ahead.advance(length);
@@ -189,15 +196,27 @@ impl Head {
         let left = Left::of(status, &headers, is_current)?;
         // Who says the length twice may mean either.
         let is_clear = !(headers.contains_key(TRANSFER_ENCODING) && headers.contains_key(CONTENT_LENGTH));
-        let is_reusable = is_current && is_clear && left.has_end() && !has_token(&headers, &CONNECTION, "close");
+        let says_close = listed(&headers, &CONNECTION).any(|token| token.eq_ignore_ascii_case(b"close"));
+        let is_reusable = is_current && is_clear && left.has_end() && !says_close;
         Ok(Some((Self { status, headers, left, is_reusable }, length)))
     }
 }
 
-/// Whether one of the values of a header that is a list says `token`.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    let mut tokens = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    tokens.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
+/// What stands in all the values of a header that is a list.
+fn listed<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a [u8]> {
+    let values = headers.get_all(name).into_iter();
+    values.flat_map(|value| value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii))
+}
+
+/// A length is nothing but digits.
+fn length(digits: &[u8]) -> Option<u64> {
+    let digits = str::from_utf8(digits).ok().filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))?;
+    digits.parse().ok()
+}
+
+/// Whether a line ends here that does not end for everybody.
+fn has_bare_lf(lines: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', lines).any(|at| !lines[..at].ends_with(b"\r"))
 }
 
 /// How much of a body is still to come.
@@ -215,8 +234,8 @@ enum Chunk {
     Size,
     /// So much of a chunk, and the end of its line.
     Data(u64),
-    /// The trailers, of which so many bytes more are read.
-    Trailers(usize),
+    /// The trailers, or the empty line that stands for none.
+    Trailers,
 }
 
 /// What could be taken of what was read.
@@ -233,17 +252,16 @@ impl Left {
         if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Ok(Self::Bytes(0));
         }
-        if let Some(coding) = headers.get_all(TRANSFER_ENCODING).iter().next_back() {
-            let last = coding.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
-            let is_chunked = last.trim_ascii().eq_ignore_ascii_case(b"chunked");
-            return if is_current { Ok(if is_chunked { Self::Chunks(Chunk::Size) } else { Self::All }) } else { Err(Broken) };
+        if let Some(last) = listed(headers, &TRANSFER_ENCODING).last() {
+            // What is no text may be read as any coding.
+            if !is_current || listed(headers, &TRANSFER_ENCODING).any(|coding| !coding.is_ascii()) {
+                return Err(Broken);
+            }
+            return Ok(if last.eq_ignore_ascii_case(b"chunked") { Self::Chunks(Chunk::Size) } else { Self::All });
         }
-        let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
-        let Some(length) = lengths.next() else { return Ok(Self::All) };
-        if lengths.any(|other| other != length) || !length.as_bytes().iter().all(u8::is_ascii_digit) {
-            return Err(Broken);
-        }
-        length.to_str().ok().and_then(|digits| digits.parse().ok()).map(Self::Bytes).ok_or(Broken)
+        let mut lengths = listed(headers, &CONTENT_LENGTH).map(length);
+        let Some(first) = lengths.next() else { return Ok(Self::All) };
+        if lengths.any(|other| other != first) { Err(Broken) } else { first.map(Self::Bytes).ok_or(Broken) }
     }
 
     /// Whether the body ends by itself.
@@ -269,9 +287,9 @@ impl Chunk {
             match self {
                 Self::Size => match httparse::parse_chunk_size(ahead) {
                     // A line without a digit must not pass for the last chunk.
-                    Ok(Status::Complete((line, size))) if first.is_ascii_hexdigit() => {
+                    Ok(Status::Complete((line, size))) if first.is_ascii_hexdigit() && !has_bare_lf(&ahead[..line]) => {
                         ahead.advance(line);
-                        *self = if size == 0 { Self::Trailers(MAX_HEAD) } else { Self::Data(size) };
+                        *self = if size == 0 { Self::Trailers } else { Self::Data(size) };
                     }
                     Ok(Status::Partial) if ahead.len() < MAX_LINE => break,
                     Ok(_) | Err(_) => return Err(Broken),
@@ -283,15 +301,13 @@ impl Chunk {
                 Self::Data(0) if ahead.as_ref() == b"\r" => break,
                 Self::Data(0) => return Err(Broken),
                 Self::Data(left) => return Ok(up_to(left, ahead)),
-                Self::Trailers(most) => match memchr::memchr(b'\n', ahead) {
-                    Some(end) => {
-                        *most = most.checked_sub(end + 1).ok_or(Broken)?;
-                        if ahead.split_to(end + 1).trim_ascii().is_empty() {
-                            return Ok(Taken::End);
-                        }
+                Self::Trailers => match httparse::parse_headers(ahead, &mut [httparse::EMPTY_HEADER; MAX_TRAILERS]) {
+                    Ok(Status::Complete((length, _))) if !has_bare_lf(&ahead[..length]) => {
+                        ahead.advance(length);
+                        return Ok(Taken::End);
                     }
-                    None if ahead.len() < MAX_LINE => break,
-                    None => return Err(Broken),
+                    Ok(Status::Partial) if ahead.len() < MAX_LINE => break,
+                    Ok(_) | Err(_) => return Err(Broken),
                 },
             }
         }

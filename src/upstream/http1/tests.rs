@@ -7,6 +7,8 @@ use tokio::task::yield_now;
 
 use super::*;
 
+mod beside_hyper;
+
 fn request(method: Method, body: &'static str) -> Request<Bytes> {
     Request::builder()
         .method(method)
@@ -53,6 +55,7 @@ async fn a_body_ends_where_its_head_says() {
     let cases = [
         ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", (200, "hello", true)),
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello", (200, "hello", true)),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5, 05\r\n\r\nhello", (200, "hello", true)),
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", (404, "", true)),
         ("HTTP/1.1 204 No Content\r\n\r\n", (204, "", true)),
         (
@@ -95,7 +98,10 @@ async fn what_is_no_answer_is_not_taken_for_one() {
         "hello".to_owned(),
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhell".to_owned(),
         "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\nhello".to_owned(),
+        "HTTP/1.1 200 OK\r\ncontent-length: 5,\r\n\r\nhello".to_owned(),
         "HTTP/1.1 200 OK\r\ncontent-length: +5\r\n\r\nhello".to_owned(),
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: \u{e9}, chunked\r\n\r\n0\r\n\r\n".to_owned(),
         "HTTP/1.1 200 OK\r\ncontent-length: 99999999999999999999\r\n\r\nhello".to_owned(),
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\n".to_owned(),
         "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
@@ -106,10 +112,16 @@ async fn what_is_no_answer_is_not_taken_for_one() {
         chunked("5\r\nhello0\r\n\r\n"),
         chunked("\r\n\r\n"),
         chunked("x\r\nhello\r\n0\r\n\r\n"),
+        chunked("5;a\nb\r\nhello\r\n0\r\n\r\n"),
+        chunked("0\r\n\n"),
+        chunked("0\r\n \r\n\r\n"),
+        chunked("0\r\nno trailer\r\n\r\n"),
+        chunked("0\r\na: b\nc: d\r\n\r\n"),
         chunked("-5\r\nhello\r\n0\r\n\r\n"),
         chunked("11111111111111111\r\nhello"),
         chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "x".repeat(2 * MAX_READ))),
-        chunked(&format!("0\r\n{}", "a: b\r\n".repeat(MAX_HEAD / 6 + 1))),
+        chunked(&format!("0\r\na: {}\r\n\r\n", "b".repeat(2 * MAX_READ))),
+        chunked(&format!("0\r\n{}\r\n", "a: b\r\n".repeat(MAX_TRAILERS + 1))),
     ];
     for answer in cases {
         let start = answer.get(..120).unwrap_or(&answer);
@@ -117,6 +129,13 @@ async fn what_is_no_answer_is_not_taken_for_one() {
             assert_eq!(heard(&answer, piece).await, None, "{start:?} in pieces of {piece}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_cannot_become_an_answer_is_not_waited_for() {
+    let (stream, mut far) = connection(64);
+    far.write_all(b"hello").await.unwrap();
+    assert_eq!(whole(stream, request(Method::POST, "{}")).await, None);
 }
 
 #[test]
