@@ -247,7 +247,7 @@ enum Taken {
 }
 
 impl Left {
-    /// RFC 9112, 6.3.
+    /// RFC 9112, 6.3; nothing is ever asked with HEAD or CONNECT.
     fn of(status: StatusCode, headers: &HeaderMap, is_current: bool) -> Result<Self, Broken> {
         if status.is_informational() || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
             return Ok(Self::Bytes(0));

@@ -132,6 +132,21 @@ async fn what_is_no_answer_is_not_taken_for_one() {
 }
 
 #[tokio::test]
+async fn a_body_of_many_reads_is_whole() {
+    let text = "0123456789abcdef".repeat(3 * 0x1000 + 1);
+    let whole = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{text}", text.len());
+    let chunk = format!("10000\r\n{}\r\n", &text[..0x10000]);
+    let chunked =
+        format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n{chunk}{chunk}{chunk}10\r\n{}\r\n0\r\n\r\n", &text[..16]);
+    for answer in [whole, chunked] {
+        for piece in [1000, MAX_READ, answer.len()] {
+            let heard = heard(&answer, piece).await;
+            assert!(heard == Some((200, text.clone(), true)), "in pieces of {piece}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_cannot_become_an_answer_is_not_waited_for() {
     let (stream, mut far) = connection(64);
     far.write_all(b"hello").await.unwrap();
