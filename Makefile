@@ -11,10 +11,14 @@ GATEWAY ?= http://127.0.0.1:8000
 GATEWAY_KEY ?= sk-demo
 PROMETHEUS ?= http://127.0.0.1:9090
 
-.PHONY: run check test accuracy bench bench-curves bench-micro soak fuzz needs lint licences monitoring monitoring-live demo-load
+.PHONY: run release check test accuracy bench bench-curves bench-micro soak fuzz needs lint licences monitoring monitoring-live demo-load
 
 run:
 	$(CARGO) run --release
+
+# The gateway as it is released: target/trained/choreoai, laid out for the ways that calls take; two builds.
+release:
+	bench/trained/build.sh
 
 # Quick: format, lints and unit tests, nothing to install.
 check: lint

@@ -1,4 +1,5 @@
-//! The benchmark's command line: measure (`run`), or play one of the parts (`fake`, `passthrough`).
+//! The benchmark's command line: measure (`run`, `curves`), train a build (`train`), or play one of the parts (`fake`,
+//! `passthrough`).
 //! It must not know how anything is measured.
 
 #![forbid(unsafe_code)]
@@ -14,6 +15,7 @@ mod redis;
 mod report;
 mod run;
 mod scenarios;
+mod train;
 mod wire;
 
 use std::fs;
@@ -31,6 +33,7 @@ const USAGE: &str = "usage:
   bench run [--gateway PROGRAM] [--also NAME=HOST:PORT,PID[,KEY[,MODEL]]]… [--rounds N] [--only PART-OF-A-ROW'S-NAME]
             [--streams N] [--results DIRECTORY]
   bench curves --gateway PROGRAM [--results DIRECTORY]    how the cost grows with the work and the configuration
+  bench train --gateway PROGRAM                          the load that a build is trained by; nothing is measured
   bench fake --listen HOST:PORT                          the fake provider
   bench passthrough --listen HOST:PORT --upstream HOST:PORT    the bare axum + reqwest pass-through";
 
@@ -50,6 +53,7 @@ fn command(args: &[String]) -> io::Result<()> {
     match name.as_str() {
         "run" => measure(&options),
         "curves" => curves(&options),
+        "train" => train::run(options.last("gateway").ok_or_else(|| io::Error::other(USAGE))?),
         "fake" => {
             let runtime = Builder::new_current_thread().enable_all().build()?;
             LocalSet::new().block_on(&runtime, fake::serve(options.address("listen")?))
