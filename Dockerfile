@@ -1,4 +1,4 @@
-# Builds the gateway, and puts it alone into a small image without a distribution, as an ordinary user.
+# Builds the gateway as it is released (bench/trained), and puts it alone into a small image without a distribution, as an ordinary user.
 #
 #   docker build -t choreoai .
 #   docker run --rm -p 127.0.0.1:8000:8000 -e CHOREOAI_API_KEYS=me=my-key -e OPENAI_API_KEY choreoai
@@ -12,7 +12,7 @@ WORKDIR /src
 COPY . .
 ARG CHOREOAI_COMMIT=unknown
 ENV CHOREOAI_COMMIT=$CHOREOAI_COMMIT
-RUN cargo build --release --locked --bin choreoai
+RUN rustup component add llvm-tools && bench/trained/build.sh
 
 # One file that answers to the name `wget`, for health checks.
 FROM busybox:1.37.0-musl AS tools
@@ -21,7 +21,7 @@ FROM busybox:1.37.0-musl AS tools
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=tools /bin/busybox /usr/bin/wget
 COPY --from=build /src/LICENSE /LICENSE
-COPY --from=build /src/target/release/choreoai /usr/local/bin/choreoai
+COPY --from=build /src/target/trained/choreoai /usr/local/bin/choreoai
 ENV CHOREOAI_LISTEN=0.0.0.0:8000
 EXPOSE 8000
 USER nonroot
