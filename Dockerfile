@@ -12,7 +12,9 @@ WORKDIR /src
 COPY . .
 ARG CHOREOAI_COMMIT=unknown
 ENV CHOREOAI_COMMIT=$CHOREOAI_COMMIT
-RUN rustup component add llvm-tools && bench/trained/build.sh
+# The release is trained with a Redis as well.
+RUN apt-get update && apt-get install --yes --no-install-recommends redis-server && rustup component add llvm-tools
+RUN bench/trained/build.sh
 
 # One file that answers to the name `wget`, for health checks.
 FROM busybox:1.37.0-musl AS tools

@@ -1,10 +1,11 @@
 //! The load that a build is trained by: every kind of call that is measured in a closed loop, one after the other, on a gateway
-//! that counts which ways through its code they take. Nothing is measured.
+//! that counts which ways through its code they take; where there is a Redis, also with limits counted there. Nothing is measured.
 //! It must not know how a count is made, or what is done with it.
 
 use std::io;
 
 use crate::contestants::{Contestant, Variant};
+use crate::redis::Redis;
 use crate::run::{Provider, Room, say};
 use crate::scenarios::{Load, SCENARIOS};
 
@@ -15,16 +16,24 @@ use crate::scenarios::{Load, SCENARIOS};
 pub fn run(program: &str) -> io::Result<()> {
     let room = Room::new()?;
     let provider = Provider::start(room.path())?;
-    let mut gateway = Contestant::gateway("gateway", program, &Variant::default(), (provider.address, room.path()))?;
+    let redis = Redis::start(room.path())?;
+    let with_redis = redis.iter().map(|redis| Variant { redis: Some(redis.address), ..Variant::default() });
+    for variant in with_redis.chain([Variant::default()]) {
+        let name = if variant.redis.is_some() { "gateway + Redis" } else { "gateway" };
+        train(Contestant::gateway(name, program, &variant, (provider.address, room.path()))?)?;
+    }
+    Ok(())
+}
+
+fn train(mut gateway: Contestant) -> io::Result<()> {
     gateway.start()?;
-    for scenario in &SCENARIOS {
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.concerns(&gateway)) {
         let Load::Closed { connections } = scenario.load else { continue };
-        say(&format!("training: {}", scenario.name));
+        say(&format!("training: {}, {}", gateway.name, scenario.name));
         let slice = scenario.closed(&gateway, connections)?;
         if slice.failures > 0 || slice.calls == 0 {
             return Err(io::Error::other(format!("{}: {}", scenario.name, slice.failure.unwrap_or_default())));
         }
     }
-    gateway.stop()?;
-    Ok(())
+    gateway.stop().map(drop)
 }
