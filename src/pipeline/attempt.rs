@@ -14,6 +14,7 @@ use providers::frames::Framing;
 use providers::{Class, Kind as Heard, UpstreamError, UpstreamRequest};
 use tokio::time::{Instant, timeout_at};
 
+use super::told::About;
 use super::verdict::{self, Failed, STOP, Then};
 use super::{Ask, admission};
 use crate::config::{OnDisconnect, Reason};
@@ -46,22 +47,6 @@ pub(super) enum Reply {
         /// What the provider says of bytes that are no events: their type and name.
         plain: Option<HeaderMap>,
     },
-}
-
-/// What the response headers tell about an answer.
-#[derive(Clone, Debug)]
-pub(super) struct About {
-    pub(super) lane: Arc<Lane>,
-    pub(super) attempts: u32,
-    pub(super) cost: Option<u64>,
-    pub(super) dropped: Vec<&'static str>,
-}
-
-impl About {
-    /// What there is to tell of a call whose last attempt was made on `lane`.
-    pub(super) fn of(lane: &Arc<Lane>, call: &Call, dropped: Vec<&'static str>) -> Self {
-        Self { lane: Arc::clone(lane), attempts: call.attempts(), cost: call.cost(), dropped }
-    }
 }
 
 /// No answer: why.

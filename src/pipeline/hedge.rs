@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 
 use super::Ask;
 use super::attempt::{self, Reply};
+use super::told::About;
 use super::verdict::Failed;
 use crate::config::OnDisconnect;
 use crate::house::{House, Lane};
@@ -72,7 +73,7 @@ pub(super) async fn attempt(
     match done {
         Ok(Reply::Whole { body, about, call: twin }) => {
             call.joined(twin);
-            let about = attempt::About { attempts: call.attempts(), cost: call.cost(), ..about };
+            let about = About { attempts: call.attempts(), cost: call.cost(), ..about };
             Ok(Reply::Whole { body, about, call })
         }
         Ok(stream @ Reply::Stream { .. }) => Ok(stream),

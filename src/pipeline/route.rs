@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::attempt::{About, Reply, Stopped};
+use super::attempt::{Reply, Stopped};
+use super::told::About;
 use super::verdict::{Failed, Then};
 use super::{Ask, hedge};
 use crate::config::Reason;

@@ -1,13 +1,15 @@
 //! What the headers of an answer tell: the room left in the limits, who answered, what it took and what it cost.
 //! It must not know what is in the answer, or why it came to that.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::attempt::About;
 use crate::decimal;
+use crate::house::Lane;
 use crate::limits::{Standing, Window};
+use crate::meter::Call;
 
 /// Limit, room left and time until all of it is free.
 type Names = [HeaderName; 3];
@@ -32,6 +34,22 @@ const DROPPED: HeaderName = HeaderName::from_static("x-choreoai-dropped");
 const USUAL_HEADERS: usize = 16;
 /// Bytes that a number or a span usually takes at most.
 const USUAL_TEXT: usize = 32;
+
+/// What there is to tell about an answer.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub(super) lane: Arc<Lane>,
+    pub(super) attempts: u32,
+    pub(super) cost: Option<u64>,
+    pub(super) dropped: Vec<&'static str>,
+}
+
+impl About {
+    /// What there is to tell of a call whose last attempt was made on `lane`.
+    pub(super) fn of(lane: &Arc<Lane>, call: &Call, dropped: Vec<&'static str>) -> Self {
+        Self { lane: Arc::clone(lane), attempts: call.attempts(), cost: call.cost(), dropped }
+    }
+}
 
 /// Headers, and the text that the next value is written in.
 pub(super) struct Told {
