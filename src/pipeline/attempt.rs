@@ -105,11 +105,8 @@ pub(super) async fn once(
     (lane, running): (&Arc<Lane>, Running),
     mut call: Call,
 ) -> Result<Reply, Box<Failed>> {
-    let on_settled = match place(house, ask, lane, &running).await {
-        Ok((on_settled, waited)) => {
-            call.waited(waited);
-            on_settled
-        }
+    let on_settled = match place(house, ask, (lane, &running), &mut call).await {
+        Ok(on_settled) => on_settled,
         Err((error, next)) => return Err(Failed::new(call, error, next)),
     };
     let mut outgoing = match translate(ask, lane) {
@@ -164,30 +161,35 @@ fn note_what_is_left(metrics: &Metrics, lane: &Lane, headers: &HeaderMap) {
 /// Why there is no place, and what to do about it.
 type NoPlace = (Error, (Then, Option<Reason>));
 
-/// A place within the provider's own limits, as what is to be told when the attempt is settled, and how long it was waited for.
-async fn place(house: &House, ask: &Ask, lane: &Lane, running: &Running) -> Result<(OnSettled, Duration), NoPlace> {
+/// A place within the provider's own limits, as what is to be told when the attempt is settled. Time in its line is not the
+/// gateway's own, whether there is a place in the end or not.
+async fn place(house: &House, ask: &Ask, (lane, running): (&Lane, &Running), call: &mut Call) -> Result<OnSettled, NoPlace> {
     let began = Instant::from_std(running.began());
     let mut entering = pin!(enter(house, ask, lane, began + lane.provider.config.queue.wait));
     // Where there is room, nobody looks at the clock.
-    let (entered, waited) = match (entering.as_mut().now_or_never(), ask.deadline) {
-        (Some(entered), _) => (entered, Duration::ZERO),
-        (None, Some(deadline)) => {
-            let entered = timeout_at(deadline, entering).await.map_err(|_| (verdict::too_late(), STOP))?;
-            (entered, began.elapsed())
+    let entered = match entering.as_mut().now_or_never() {
+        Some(entered) => entered,
+        None => {
+            let entered = match ask.deadline {
+                Some(deadline) => timeout_at(deadline, entering).await.unwrap_or_else(|_| Err((verdict::too_late(), STOP))),
+                None => entering.await,
+            };
+            if lane.provider.queue.is_some() {
+                call.waited(began.elapsed());
+            }
+            entered
         }
-        (None, None) => (entering.await, began.elapsed()),
     };
     let (slot, permit) = entered?;
     if slot.is_none() && permit.is_none() {
-        return Ok((None, waited));
+        return Ok(None);
     }
-    let on_settled = move |used| {
+    Ok(Some(Box::new(move |used| {
         if let Some(mut permit) = permit {
             permit.settle(used);
         }
         drop(slot);
-    };
-    Ok((Some(Box::new(on_settled)), waited))
+    })))
 }
 
 /// Through the line before the provider, and then within its limits; both together no longer than the line may last.

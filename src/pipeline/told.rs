@@ -75,7 +75,7 @@ impl Told {
         if let Some(cost) = *cost {
             self.put(COST, |text| decimal::parts(text, cost));
         }
-        self.put(DROPPED, |text| dropped.iter().enumerate().for_each(|(nth, field)| text.extend([separator(nth), field])));
+        self.put(DROPPED, |text| text.push_str(&dropped.join(", ")));
         self.put(ATTEMPTS, |text| decimal::whole(text, (*attempts).into(), 1));
         self
     }
@@ -100,11 +100,6 @@ impl Told {
             self.headers.insert(name, value);
         }
     }
-}
-
-/// What stands before the element `nth` of a list.
-const fn separator(nth: usize) -> &'static str {
-    if nth == 0 { "" } else { ", " }
 }
 
 /// A span as OpenAI writes it: `6ms`, `1.5s`, `1m2s`.
