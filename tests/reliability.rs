@@ -319,6 +319,26 @@ async fn keys_take_turns_and_a_refused_one_is_set_aside() {
     assert!(!said.contains("secret"), "no key shows anywhere");
 }
 
+/// Who waits in a provider's line is not held up by the gateway, also when no place comes of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn time_in_a_providers_line_is_no_overhead() {
+    let fake = FakeProvider::start().await;
+    fake.on("held", |exchange| {
+        let mut steps = openai().beginning(exchange, &said(1), None);
+        steps.push(Step::Stall);
+        Reply::stream(steps)
+    });
+    let narrow = "models = [\"held\"]\nmax_concurrent = 1\nqueue = { size = 2, wait = \"500ms\" }";
+    let gateway = Gateway::start(configuration(&fake, &[("a", narrow)], "")).await;
+    let mut holding = chat("a/held", true).open(gateway.address).await;
+    holding.contents(1).await;
+    assert_eq!(chat("a/held", false).send(gateway.address).await.status, 503, "the wait was too long");
+    let late = chat("a/held", false).header("x-request-timeout-ms", "400").send(gateway.address).await;
+    assert_eq!(late.status, 504, "too long for the client");
+    let overhead = gateway.scrape().sum("choreoai_overhead_seconds_sum", &[("endpoint", "/v1/chat/completions")]);
+    assert!(overhead < 0.3, "{overhead} s");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clients_deadline_ends_its_call_and_blames_nobody() {
     let fake = FakeProvider::start().await;
